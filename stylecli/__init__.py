@@ -1,0 +1,3 @@
+"""Diffusion style transfer from the command line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,165 @@
+"""Files that appear whole or not at all, carry what made them, and a cache addressed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
+from platformdirs import user_cache_dir
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stylecli.errors import ItemError, UsageError
+
+KEY = "style"
+USER_COMMENT = 0x9286
+EXIF_IFD = 0x8769
+JPEG_QUALITY = 95
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        ItemError: The folder cannot be written or the disk is full; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ItemError(
+            f"{path} cannot be written: {error.strerror or error}",
+            fix="free some disk, or choose another --output",
+        ) from error
+
+
+def save_image(path: Path, pixels: UInt8[Tensor, "h w 3"], provenance: Mapping[str, Any]) -> None:
+    """Write a picture with its provenance inside; the suffix decides the format.
+
+    Raises:
+        UsageError: A format that cannot carry it.
+        ItemError: The file cannot be written.
+    """
+    image = Image.fromarray(pixels.numpy(), "RGB")
+    text = json.dumps(provenance, sort_keys=True)
+    buffer = io.BytesIO()
+    match path.suffix.lower():
+        case ".png":
+            chunk = PngImagePlugin.PngInfo()
+            chunk.add_text(KEY, text)
+            image.save(buffer, "PNG", pnginfo=chunk)
+        case ".jpg" | ".jpeg":
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=_exif(text))
+        case ".webp":
+            image.save(buffer, "WEBP", lossless=True, exif=_exif(text))
+        case suffix:
+            raise UsageError(
+                f"{path}: cannot write pictures as {suffix or 'a file without suffix'}",
+                fix="use .png, .jpg or .webp",
+            )
+    write_atomic(path, buffer.getvalue())
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write safetensors.
+
+    Raises:
+        ItemError: A tensor holds NaN or infinity, or the file cannot be written.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ItemError(f"{path}: {name} holds NaN or infinity; nothing was written")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, metadata=dict(sorted(metadata.items()))))
+
+
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """What made a file, as it says itself; None when it does not say, or cannot be read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stream:
+                text = (stream.metadata() or {}).get(KEY)
+        else:
+            with Image.open(path) as image:
+                text = image.info.get(KEY) if image.format == "PNG" else _user_comment(image)
+        found = json.loads(text) if text else None
+    except (OSError, SafetensorError, ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def cache_dir() -> Path:
+    """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``."""
+    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style"))
+
+
+def cached(kind: str, key: str, suffix: str) -> Path:
+    """Where the cache keeps a thing of this kind under this digest; it may not be there."""
+    return cache_dir() / kind / key[:2] / f"{key}{suffix}"
+
+
+def digest(value: object) -> str:
+    """SHA-256 of anything JSON can hold, independent of key order.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes; read again only when its size or time changed."""
+    status = path.stat()
+    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _exif(text: str) -> Image.Exif:
+    exif = Image.Exif()
+    # The standard's marker for the comment's encoding.
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + text.encode("ascii")
+    return exif
+
+
+def _user_comment(image: Image.Image) -> str | None:
+    comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
+    if not isinstance(comment, bytes):
+        return None
+    return comment[8:].decode("ascii", errors="replace")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

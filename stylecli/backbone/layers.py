@@ -1,0 +1,113 @@
+"""The decoder layers of a UNet, numbered as in the papers.
+
+Layer ``n`` is the n-th resnet of ``unet.up_blocks``, counted through all blocks; its attention,
+where it has one, is the transformer that follows it. SD1.5 and SD2.1 have layers 0 to 11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stylecli.errors import RecipeError
+from stylecli.recipe.schema import Layers
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """One resnet of the decoder and the attentions after it.
+
+    Attributes:
+        block: Index into ``unet.up_blocks``.
+        index: Index into that block's ``resnets``.
+        self_attention: Processor names of its ``attn1``; empty without attention.
+        cross_attention: Processor names of its ``attn2``.
+    """
+
+    number: int
+    block: int
+    index: int
+    self_attention: tuple[str, ...]
+    cross_attention: tuple[str, ...]
+
+
+def decoder_layers(unet: Any) -> list[DecoderLayer]:
+    """All decoder layers in the order the UNet runs them.
+
+    Raises:
+        RecipeError: An up block's attention is not a stack of transformer blocks.
+    """
+    layers: list[DecoderLayer] = []
+    for b, block in enumerate(unet.up_blocks):
+        attentions = getattr(block, "attentions", None) or []
+        for j in range(len(block.resnets)):
+            depth = 0
+            if j < len(attentions):
+                transformer = attentions[j]
+                if not hasattr(transformer, "transformer_blocks"):
+                    raise RecipeError(
+                        f"up_blocks.{b}.attentions.{j} is a {type(transformer).__name__}, "
+                        "which injection does not know",
+                        fix="use a UNet of the Stable Diffusion family",
+                    )
+                depth = len(transformer.transformer_blocks)
+            stem = f"up_blocks.{b}.attentions.{j}.transformer_blocks"
+            layers.append(
+                DecoderLayer(
+                    number=len(layers),
+                    block=b,
+                    index=j,
+                    self_attention=tuple(f"{stem}.{d}.attn1.processor" for d in range(depth)),
+                    cross_attention=tuple(f"{stem}.{d}.attn2.processor" for d in range(depth)),
+                )
+            )
+    return layers
+
+
+def anchor(layers: list[DecoderLayer]) -> int:
+    """The second resnet of the first block with attention: layer 4 of Stable Diffusion.
+
+    Raises:
+        RecipeError: No such layer.
+    """
+    for layer in layers:
+        if layer.self_attention and layer.index == 1:
+            return layer.number
+    raise RecipeError(
+        "this UNet's decoder has no attention to anchor on", fix="name the layers by number"
+    )
+
+
+def select(
+    layers: list[DecoderLayer], which: Layers, *, key: str, with_attention: bool
+) -> list[DecoderLayer]:
+    """The layers a recipe means by ``none``, ``anchor``, ``from_anchor``, ``all`` or numbers.
+
+    Args:
+        layers: From `decoder_layers`.
+        which: Value of the setting.
+        key: Name of the setting, for messages.
+        with_attention: Only layers that own attention count.
+
+    Raises:
+        RecipeError: A number out of range, or of a layer without the attention asked for.
+    """
+    usable = [layer for layer in layers if layer.self_attention or not with_attention]
+    if which == "none":
+        return []
+    if which == "all":
+        return usable
+    if which == "anchor":
+        return [layers[anchor(layers)]]
+    if which == "from_anchor":
+        first = anchor(layers)
+        return [layer for layer in usable if layer.number >= first]
+    known = {layer.number: layer for layer in usable}
+    for number in which:
+        if number not in known:
+            reason = "has no attention" if number < len(layers) else "does not exist"
+            raise RecipeError(
+                f"injection.{key}: decoder layer {number} {reason}",
+                fix=f"allowed: {', '.join(map(str, known))}",
+            )
+    return [known[number] for number in sorted(set(which))]

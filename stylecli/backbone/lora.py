@@ -1,0 +1,154 @@
+"""LoRA tensors in and out of a UNet, in the layouts other tools read and write.
+
+Reading goes through diffusers' own conversion, so whatever it understands (diffusers, kohya, PEFT,
+old ``processor`` names) loads here. What it would pass over in silence does not pass here: a file
+that matches no layer, or only some of its tensors, is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stylecli.errors import UsageError, WeightsError
+
+Format = Literal["diffusers", "kohya", "peft", "comfy"]
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA as diffusers loads it.
+
+    Attributes:
+        state: Keys with the prefix ``unet.``.
+        network_alphas: For files that carry one alpha per layer (kohya).
+        metadata: PEFT's config where the file carries it.
+        header: The file's own metadata, such as ``style`` and ``modelspec.trigger_phrase``.
+    """
+
+    state: Mapping[str, Tensor]
+    network_alphas: Mapping[str, float]
+    metadata: Mapping[str, Any]
+    header: Mapping[str, str]
+
+    @property
+    def trigger(self) -> str | None:
+        """The caption the LoRA was trained with, where its header says so."""
+        return self.header.get("modelspec.trigger_phrase") or None
+
+
+def read(path: Path, unet: Any) -> LoraFile:
+    """Read a LoRA file, or a PEFT folder.
+
+    Raises:
+        WeightsError: Missing, not safetensors, or damaged.
+        UsageError: No UNet tensors in it.
+    """
+    from diffusers import StableDiffusionPipeline
+    from safetensors import SafetensorError, safe_open
+
+    file = path / PEFT_WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise WeightsError(f"LoRA {path} does not exist", fix="give a .safetensors file")
+    if file.suffix != ".safetensors":
+        raise WeightsError(
+            f"LoRA {path} is not a .safetensors file; pickles can run code and are refused",
+            fix="convert it where you trust it",
+        )
+    try:
+        with safe_open(file, framework="pt") as stream:
+            header = dict(stream.metadata() or {})
+            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+        if path.is_dir():
+            config = json.loads((path / PEFT_CONFIG).read_text())
+            stem = "base_model.model."
+            state = {"unet." + key.removeprefix(stem): value for key, value in tensors.items()}
+            return LoraFile(state, {}, {f"unet.{k}": v for k, v in config.items()}, header)
+        state, alphas = StableDiffusionPipeline.lora_state_dict(
+            tensors, unet_config=unet.config, local_files_only=True
+        )
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"LoRA {path} cannot be read: {reason}", fix="copy the file again, or train it again"
+        ) from error
+    metadata = json.loads(header.get("lora_adapter_metadata", "{}"))
+    if not any(key.startswith("unet.") for key in state):
+        raise UsageError(
+            f"LoRA {path} has no tensor for a Stable Diffusion UNet",
+            fix="use a LoRA that was trained on this backbone",
+        )
+    return LoraFile(state, alphas or {}, metadata, header)
+
+
+def check_matches(unet: Any, adapter_name: str, file: LoraFile) -> None:
+    """Compare what the UNet holds with what the file says, tensor by tensor.
+
+    Raises:
+        UsageError: Nothing matched, or tensors of the file found no layer.
+    """
+    from peft import get_peft_model_state_dict
+
+    wanted = sum(key.startswith("unet.") for key in file.state)
+    try:
+        loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    except (KeyError, AttributeError, ValueError):
+        loaded = {}
+    if len(loaded) != wanted or not wanted:
+        raise UsageError(
+            f"the LoRA fits {len(loaded)} of the {wanted} tensors it holds to this backbone",
+            fix="use a LoRA that was trained on this backbone",
+        )
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """PEFT's config as JSON can hold it; its sets have no order, a file should have one."""
+    plain: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
+    plain["target_modules"] = sorted(plain["target_modules"])
+    return plain
+
+
+def export(
+    unet: Any,
+    adapter_name: str,
+    *,
+    layout: Format,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """One adapter as tensors and header entries, ready to be written.
+
+    Returns:
+        Contiguous CPU tensors in `dtype`, and the metadata that belongs to the layout.
+    """
+    from diffusers.utils import convert_state_dict_to_kohya
+    from peft import get_peft_model_state_dict
+
+    state = {
+        key: value.detach().to("cpu", dtype).contiguous()
+        for key, value in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()
+    }
+    config = unet.peft_config[adapter_name]
+    if layout == "diffusers":
+        metadata = {f"unet.{key}": value for key, value in plain_config(config).items()}
+        return (
+            {f"unet.{key}": value for key, value in state.items()},
+            {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)},
+        )
+    if layout == "peft":
+        return {f"base_model.model.{key}": value for key, value in state.items()}, {}
+    # Without the prefix the converter forgets `lora_unet_`; and it writes the rank as alpha. No
+    # lora_adapter_metadata here: diffusers refuses a file that has both it and alphas.
+    kohya = convert_state_dict_to_kohya({f"unet.{key}": value for key, value in state.items()})
+    alpha = torch.tensor(float(config.lora_alpha), dtype=torch.float32)
+    return (
+        {k: alpha.clone() if k.endswith(".alpha") else v.contiguous() for k, v in kohya.items()},
+        {},
+    )

@@ -1,0 +1,53 @@
+"""The training objective of a diffusion model (DiffStyler eq. 3), for whatever is being trained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stylecli.backbone.model import Backbone
+from stylecli.backbone.schedule import NoiseSchedule
+
+
+def noised(
+    schedule: NoiseSchedule,
+    clean: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    timesteps: Int[Tensor, " b"],
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """``x_t`` and what the model should answer: the noise, or the velocity."""
+    alphas = torch.tensor(schedule.alphas_cumprod, dtype=torch.float32)[timesteps]
+    signal, spread = (
+        (alphas.sqrt().view(-1, 1, 1, 1).to(clean.device)),
+        ((1 - alphas).sqrt().view(-1, 1, 1, 1).to(clean.device)),
+    )
+    latents = signal * clean + spread * noise
+    if schedule.prediction_type == "epsilon":
+        return latents, noise
+    return latents, signal * noise - spread * clean
+
+
+def diffusion_loss(
+    backbone: Backbone,
+    clean: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    timesteps: Int[Tensor, " b"],
+    prompt_embeds: Float[Tensor, "b tokens width"],
+) -> Float[Tensor, " b"]:
+    """Mean squared error of each row, in float32.
+
+    The papers print an unsquared norm; their code and everybody else's squares it.
+    """
+    latents, target = noised(backbone.schedule, clean, noise, timesteps)
+    with torch.autocast(
+        backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32
+    ):
+        output = backbone.unet(
+            latents.to(backbone.dtype),
+            timesteps.to(backbone.device),
+            encoder_hidden_states=prompt_embeds,
+            return_dict=False,
+        )[0]
+    return F.mse_loss(output.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))

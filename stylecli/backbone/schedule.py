@@ -1,0 +1,175 @@
+"""Noise levels, and the one formula that moves a latent between two of them.
+
+Level ``0`` is the clean latent with ``alphas[0] = final_alpha_cumprod``; level ``k`` has the noise
+of ``timesteps[k - 1]``. Both directions of DDIM use `move` on explicit pairs of levels, so no
+scheduler guesses a neighbour (`docs/methods/diffstyler.md`, "Levels").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from stylecli.errors import RecipeError, WeightsError
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A sampling grid in ascending noise.
+
+    Attributes:
+        timesteps: Training timesteps, strictly increasing, ``N`` of them.
+        alphas: Cumulative alphas of levels ``0 .. N``.
+    """
+
+    timesteps: tuple[int, ...]
+    alphas: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def restricted_to(self, coarse: Levels) -> list[int]:
+        """The level of this grid behind each level of a coarser one.
+
+        Raises:
+            RecipeError: A timestep of the coarse grid is missing here.
+        """
+        row = {timestep: k for k, timestep in enumerate(self.timesteps, start=1)}
+        if missing := [t for t in coarse.timesteps if t not in row]:
+            raise RecipeError(
+                f"inversion.steps {len(self)} skips timestep {missing[0]}, which the "
+                f"{len(coarse)} sampling steps need",
+                fix=f"set inversion.steps to {len(coarse)} or to a grid that contains it, like 999",
+            )
+        return [0, *(row[t] for t in coarse.timesteps)]
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseSchedule:
+    """What a scheduler config says about noise, and nothing about stepping."""
+
+    alphas_cumprod: tuple[float, ...]
+    final_alpha: float
+    prediction_type: Prediction
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read any Stable Diffusion scheduler config (DDIM, PNDM, Euler...).
+
+        Raises:
+            WeightsError: The config asks for what DDIM does not do: clipped samples, thresholding
+                or a prediction type other than epsilon and v_prediction.
+        """
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(dict(config) | {"clip_sample": False})
+        kept = scheduler.config
+        if kept.prediction_type not in ("epsilon", "v_prediction"):
+            raise WeightsError(
+                f"scheduler/scheduler_config.json: prediction_type {kept.prediction_type!r}",
+                fix="use a model that predicts epsilon or v_prediction",
+            )
+        if kept.thresholding:
+            raise WeightsError(
+                "scheduler/scheduler_config.json: thresholding is on",
+                fix="set it to false; DDIM inversion is only exact without it",
+            )
+        return cls(
+            alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()),
+            final_alpha=float(scheduler.final_alpha_cumprod),
+            prediction_type=kept.prediction_type,
+            config={
+                key: kept[key]
+                for key in (
+                    "num_train_timesteps",
+                    "beta_schedule",
+                    "beta_start",
+                    "beta_end",
+                    "steps_offset",
+                    "set_alpha_to_one",
+                    "timestep_spacing",
+                    "rescale_betas_zero_snr",
+                    "prediction_type",
+                )
+            },
+        )
+
+    def levels(self, steps: int) -> Levels:
+        """The grid of ``steps`` timesteps that diffusers' DDIM scheduler would visit.
+
+        Raises:
+            RecipeError: More steps than training timesteps, or a grid that runs past the last one.
+        """
+        from diffusers import DDIMScheduler
+
+        total = len(self.alphas_cumprod)
+        if steps > total:
+            raise RecipeError(
+                f"{steps} steps; the model knows {total}", fix=f"allowed 1 to {total}"
+            )
+        scheduler = DDIMScheduler.from_config(dict(self.config) | {"clip_sample": False})
+        scheduler.set_timesteps(steps)
+        timesteps = tuple(sorted(int(t) for t in scheduler.timesteps))
+        if timesteps[-1] >= total:
+            raise RecipeError(
+                f"{steps} steps end at timestep {timesteps[-1]}; the last one is {total - 1}",
+                fix=f"use at most {total - 1} steps: this scheduler starts counting at 1",
+            )
+        alphas = (self.final_alpha, *(self.alphas_cumprod[t] for t in timesteps))
+        return Levels(timesteps, alphas)
+
+    def epsilon(
+        self, model_output: Float[Tensor, "b c h w"], seen: Float[Tensor, "b c h w"], alpha: float
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise estimate behind a model output.
+
+        Args:
+            model_output: What the UNet returned, float32.
+            seen: The latent it was shown.
+            alpha: Cumulative alpha of the *timestep* it was shown, which in inversion is one level
+                above the latent; a v-model then behaves exactly like its epsilon twin.
+        """
+        if self.prediction_type == "epsilon":
+            return model_output
+        return math.sqrt(alpha) * model_output + math.sqrt(1 - alpha) * seen
+
+    def step(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        model_output: Float[Tensor, "b c h w"],
+        start: float,
+        end: float,
+    ) -> Float[Tensor, "b c h w"]:
+        """One sampling step, from the level the model was asked about to another.
+
+        For v-models through the denoised estimate, which survives schedules whose noisiest level
+        has no signal at all (``alpha = 0``).
+        """
+        if self.prediction_type == "epsilon":
+            return move(latents, model_output, start, end)
+        pred_original = math.sqrt(start) * latents - math.sqrt(1 - start) * model_output
+        noise = math.sqrt(start) * model_output + math.sqrt(1 - start) * latents
+        return math.sqrt(end) * pred_original + math.sqrt(1 - end) * noise
+
+
+def move(
+    latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], start: float, end: float
+) -> Float[Tensor, "b c h w"]:
+    """Carry latents between two noise levels along a noise estimate: DDIM with eta 0, both ways.
+
+    ``sqrt(end/start) z + (sqrt(1-end) - sqrt(end (1-start)/start)) eps``; affine in ``noise``.
+
+    >>> z, eps = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    >>> float(move(z, eps, 0.25, 1.0))
+    2.0
+    """
+    scale = math.sqrt(end / start)
+    return scale * latents + (math.sqrt(1 - end) - scale * math.sqrt(1 - start)) * noise

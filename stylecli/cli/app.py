@@ -1,0 +1,253 @@
+"""The Typer app, the table of its commands, and `main`: the one place that knows exit statuses.
+
+A new command is a function in `stylecli.cli.commands` and a row of `COMMANDS`. Its annotations are
+the options of `stylecli.cli.options`, its docstring the help text, ``@examples`` the end of the
+help page; whatever brings in torch is imported inside the function. ``--json``, ``-q`` and
+``--debug`` are added to every command here. A command returns None: items it reported as failed to
+`console.result` make the exit status 3, everything else that goes wrong is raised.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from stylecli import __version__
+from stylecli.cli.commands import care, lora, models, transfer
+from stylecli.cli.console import console
+from stylecli.cli.options import DebugOpt, JsonOpt, QuietOpt
+from stylecli.errors import StyleError, UsageError
+
+MAKE, LOOK, CARE = "Make", "Look at runs and results", "Look after the installation"
+
+ITEMS_FAILED = 3
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+# Typer carries its own copy of Click; this is the public way to the class of all its usage errors.
+_BadUsage: type[Any] = typer.BadParameter.__bases__[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table.
+
+    Attributes:
+        name: As typed; ``recipes list`` is a command of the group ``recipes``.
+        online: Contacts the network by nature, so the hub is not told to stay offline.
+    """
+
+    name: str
+    run: Callable[..., None]
+    panel: str
+    online: bool = False
+
+
+GROUPS = {
+    "recipes": "List, show and check recipes.",
+    "models": "List, fetch and check the weights of backbones.",
+    "cache": "See and shrink what is kept to avoid work.",
+}
+COMMANDS = (
+    Command("transfer", transfer.transfer, MAKE),
+    Command("train-lora", lora.train_lora, MAKE),
+    Command("invert", transfer.invert, MAKE),
+    Command("recipes list", care.recipes_list, CARE),
+    Command("recipes show", care.recipes_show, CARE),
+    Command("recipes validate", care.recipes_validate, CARE),
+    Command("models list", models.models_list, CARE),
+    Command("models pull", models.models_pull, CARE, online=True),
+    Command("models verify", models.models_verify, CARE),
+    Command("cache list", care.cache_list, CARE),
+    Command("cache prune", care.cache_prune, CARE),
+    Command("doctor", models.doctor, CARE),
+)
+_SHARED = {"json_lines": JsonOpt, "quiet": QuietOpt, "debug": DebugOpt}
+
+
+class _PlainFlags:
+    """Help pages without a type beside every flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
+class _Leaf(_PlainFlags, TyperCommand):
+    """A command."""
+
+
+class _Group(_PlainFlags, TyperGroup):
+    """A command that only holds others."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised so that ``with`` blocks close what they hold."""
+
+
+def _with_shared_options(command: Command) -> Callable[..., None]:
+    """The command as Typer sees it: with the options that every command has."""
+    signature = inspect.signature(command.run, eval_str=True)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in _SHARED.items()
+    ]
+
+    @functools.wraps(command.run)
+    def run(**given: Any) -> None:
+        console.set_mode(
+            json=given.pop("json_lines"), quiet=given.pop("quiet"), debug=given.pop("debug")
+        )
+        _calm_libraries(online=command.online or given.get("allow_download", False))
+        command.run(**given)
+
+    parameters = [*signature.parameters.values(), *shared]
+    run.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return run
+
+
+def _calm_libraries(*, online: bool) -> None:
+    """Settings that the hub and its libraries read when they are imported, so before any is."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if not online:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if console.quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not console.debug:
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+
+
+def _build() -> typer.Typer:
+    root = typer.Typer(
+        name="style",
+        cls=_Group,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=_epilog(
+            "style transfer photo.jpg --style painting.png -o out.png",
+            "style recipes list",
+        ),
+    )
+    root.callback(invoke_without_command=True)(_root)
+    groups: dict[str, typer.Typer] = {}
+    for command in COMMANDS:
+        group, _, verb = command.name.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = typer.Typer(
+                help=GROUPS[group], cls=_Group, rich_markup_mode="rich", no_args_is_help=True
+            )
+            root.add_typer(groups[group], name=group, rich_help_panel=command.panel)
+        (groups[group] if group else root).command(
+            verb,
+            cls=_Leaf,
+            rich_help_panel=None if group else command.panel,
+            epilog=_epilog(*getattr(command.run, "examples", ())),
+        )(_with_shared_options(command))
+    return root
+
+
+def _epilog(*lines: str) -> str | None:
+    return "\n".join(["Examples", *(f"$ {escape(line)}" for line in lines)]) if lines else None
+
+
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", "-V", help="Print the version and stop."),
+) -> None:
+    """Give photographs the look of other pictures, with diffusion models, on your machine."""
+    if version:
+        typer.echo(f"style {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+app = _build()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; every failure becomes two lines on stderr and an exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file name that is not valid UTF-8 leaves as the bytes it came in as.
+        sys.stdout.reconfigure(errors="surrogateescape")
+    # Known before parsing, so that a line that cannot be parsed still ends with a summary.
+    console.set_mode(json="--json" in arguments, debug="--debug" in arguments)
+    failure: dict[str, str] | None = None
+    try:
+        with _sigterm_raises():
+            status = _invoke(arguments)
+        if console.counts["failed"]:
+            status, failure = ITEMS_FAILED, {"code": "items_failed"}
+    except StyleError as error:
+        console.fail(error)
+        status = error.exit_status
+        failure = {"code": error.code, "what": error.what, "fix": error.fix}
+    except (KeyboardInterrupt, Terminated) as error:
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        console.note("interrupted; the same command again goes on from here")
+        failure = {"code": "interrupted"}
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); do not complain again while shutting down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        console.crash(error)
+        status = StyleError.exit_status
+        failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
+    console.close(status, failure)
+    return status
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        status = get_command(app).main(
+            args=list(arguments), prog_name="style", standalone_mode=False
+        )
+    except _BadUsage as error:
+        raise _usage_error(error) from error
+    if status == INTERRUPTED:  # Typer turns Ctrl-C into its own kind of exit
+        raise KeyboardInterrupt
+    return int(status or 0)
+
+
+def _usage_error(error: Any) -> UsageError:
+    near = getattr(error, "possibilities", None)
+    what = (error.message if near else error.format_message()).rstrip(".") or "no command given"
+    path = error.ctx.command_path if error.ctx else "style"
+    hint = f"did you mean {sorted(near)[0]}? " if near else ""
+    return UsageError(what[:1].lower() + what[1:], fix=f"{hint}`{path} --help` shows what fits")
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

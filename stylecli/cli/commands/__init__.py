@@ -1,0 +1,1 @@
+"""One module per family of commands; `stylecli.cli.app` lists them all."""

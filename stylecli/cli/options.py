@@ -1,0 +1,229 @@
+"""Every option that more than one command has, described once; and the examples of a help page.
+
+``--json``, ``-q`` and ``--debug`` are not among a command's parameters: `stylecli.cli.app` adds them
+to every command. Options that set a recipe key default to None: "as the recipe says".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from stylecli.cli import dry_run as dry_run_page
+from stylecli.cli.console import console
+
+if TYPE_CHECKING:
+    from stylecli.engine.commands import Prepared
+    from stylecli.engine.run import Result
+    from stylecli.recipe.load import Resolved
+
+SETTINGS = "Settings"
+OUTPUT = "Output"
+RUN = "Run"
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from stylecli.recipe.load import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+ContentArg = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONTENT",
+        help="Pictures, folders, globs, or - for a list on standard input.",
+    ),
+]
+ManifestOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="FILE",
+        help="Rows of content, style, lora, output; .jsonl or .csv.",
+        rich_help_panel=RUN,
+    ),
+]
+NulOpt = Annotated[
+    bool,
+    typer.Option("-0", help="The list on standard input is NUL-separated.", rich_help_panel=RUN),
+]
+ShardOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Do part I of N; for job arrays.", rich_help_panel=RUN
+    ),
+]
+RecipeOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="NAME|FILE",
+        help="A name from `style recipes list`, or a YAML file.",
+        rich_help_panel=SETTINGS,
+        autocompletion=_recipes,
+    ),
+]
+SetOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the recipe; repeatable.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+BackboneOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="NAME|DIR",
+        help="A name from `style models list`, or a folder.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+DeviceOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+DtypeOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="TYPE",
+        help="auto, float32, bfloat16 or float16.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+SeedOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Seed of the run; every item derives its own.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+OutputOpt = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="A file for one result, a folder for many.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+NameOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="PATTERN",
+        help="File names in a folder, such as '{content}__{style}.png'.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteOpt = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace outputs that were made from something else.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+DryRunOpt = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        help="Show the recipe and the plan, and do nothing.",
+        rich_help_panel=RUN,
+    ),
+]
+WaitOpt = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Queue behind another run on the same output.",
+        rich_help_panel=RUN,
+    ),
+]
+AllowDownloadOpt = Annotated[
+    bool,
+    typer.Option(
+        "--allow-download",
+        help="Fetch missing weights; never done otherwise.",
+        rich_help_panel=RUN,
+    ),
+]
+JsonOpt = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object a line, the last a summary.", rich_help_panel=RUN),
+]
+QuietOpt = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel=RUN),
+]
+DebugOpt = Annotated[
+    bool,
+    typer.Option("--debug", help="Show tracebacks and library warnings.", rich_help_panel=RUN),
+]
+
+
+def settings(
+    recipe: str | None,
+    overrides: Sequence[str] | None,
+    flags: Mapping[str, object] | None = None,
+) -> Resolved:
+    """The recipe a command runs with: file, environment, ``--set`` and the command's own flags.
+
+    Args:
+        recipe: What ``--recipe`` was given.
+        overrides: What every ``--set`` was given.
+        flags: Dotted key -> the value of a flag; None means the flag was not given.
+
+    Raises:
+        RecipeError: Every fault, each with its place.
+    """
+    from stylecli.recipe.load import load  # a tenth of a second, which --help need not wait for
+
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    resolved = load(recipe, overrides=overrides or (), environ=os.environ, flags=given)
+    for text in resolved.notes:
+        console.warn(text)
+    return resolved
+
+
+def carry_out(prepared: Prepared, resolved: Resolved, *, dry_run: bool) -> None:
+    """Do what was prepared and say what became of each item; with ``--dry-run`` only show it."""
+    if dry_run:
+        dry_run_page.show(console, resolved, prepared)
+        return
+    for result in prepared.run():
+        console.result(result.row(), text=_line(result))
+
+
+def _line(result: Result) -> str | None:
+    return None if result.status == "failed" else str(result.job.output)
+
+
+def examples(*lines: str) -> Callable[[F], F]:
+    """Close a command's help page with commands to copy; tests run every one of them."""
+
+    def attach(command: F) -> F:
+        command.__dict__["examples"] = lines
+        return command
+
+    return attach

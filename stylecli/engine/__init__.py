@@ -1,0 +1,1 @@
+"""Recipes and inputs in, results out: planning, running, resuming. Prints nothing."""

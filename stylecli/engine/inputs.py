@@ -1,0 +1,133 @@
+"""Turn what the user typed into a list of files: paths, folders, globs, lists, manifests."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from stylecli.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+)
+COLUMNS = ("content", "style", "lora", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a manifest; what is None comes from the command line."""
+
+    content: Path
+    style: Path | None = None
+    lora: Path | None = None
+    output: Path | None = None
+
+
+def expand(
+    arguments: Sequence[str], *, stdin: TextIO | None = None, nul: bool = False
+) -> list[Path]:
+    """Files behind the arguments, in the order given, folders sorted, duplicates once.
+
+    Args:
+        arguments: Files, folders (recursive), globs, or ``-`` for a list on standard input.
+        stdin: Where ``-`` reads from.
+        nul: The list is separated by NUL bytes instead of newlines.
+
+    Raises:
+        InputError: An argument that matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        if argument == "-":
+            text = stdin.read() if stdin is not None else ""
+            names = [name for name in (text.split("\0") if nul else text.splitlines()) if name]
+            if not names:
+                raise InputError(
+                    "the list on standard input is empty", fix="pipe file names into it"
+                )
+            paths = [_existing(name) for name in names]
+        else:
+            paths = _one(argument)
+        found.update(dict.fromkeys(paths))
+    return list(found)
+
+
+def manifest(path: Path) -> list[Row]:
+    """Rows of a ``.jsonl`` or ``.csv`` file; relative paths count from its folder.
+
+    Raises:
+        InputError: Unreadable, a line that is not a row, an unknown column, or no rows.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"manifest {path} cannot be read: {error}") from error
+    if path.suffix == ".csv":
+        lines: list[tuple[int, object]] = list(
+            enumerate(csv.DictReader(text.splitlines()), start=2)
+        )
+    else:
+        lines = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                lines.append((number, json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}  not JSON: {error.msg}",
+                    fix='one object a line: {"content": …}',
+                ) from error
+    rows = []
+    for number, entry in lines:
+        if not isinstance(entry, dict) or not entry.get("content"):
+            raise InputError(f"{path}:{number}  no 'content'", fix=f"columns: {', '.join(COLUMNS)}")
+        if unknown := [key for key in entry if key not in COLUMNS]:
+            raise InputError(
+                f"{path}:{number}  unknown column {unknown[0]!r}",
+                fix=f"known: {', '.join(COLUMNS)}",
+            )
+        rows.append(Row(**{key: path.parent / str(value) for key, value in entry.items() if value}))
+    if not rows:
+        raise InputError(f"manifest {path} has no rows", fix=f"columns: {', '.join(COLUMNS)}")
+    return rows
+
+
+def _one(argument: str) -> list[Path]:
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and file.is_file()
+            and not file.name.startswith(".")
+        )
+        if not files:
+            raise InputError(
+                f"folder {argument} holds no pictures",
+                fix=f"known: {' '.join(sorted(IMAGE_SUFFIXES))}",
+            )
+        return files
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        # Not Path.glob: a quoted pattern may name folders, and start at the root.
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        matches = sorted(match for name in names if (match := Path(name)).is_file())
+        if matches:
+            return matches
+        raise InputError(f"{argument} matches no file", fix="check the pattern; ** crosses folders")
+    return [_existing(argument)]
+
+
+def _existing(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"{name} does not exist", fix="check the name")
+    return path

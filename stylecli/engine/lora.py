@@ -1,0 +1,387 @@
+"""Fit a LoRA to the pictures of one style (DiffStyler eq. 3), resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stylecli.artifacts import images, store
+from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.lora import export, plain_config
+from stylecli.backbone.model import Backbone
+from stylecli.backbone.objective import diffusion_loss
+from stylecli.engine import checkpoint
+from stylecli.engine.context import Reporter
+from stylecli.errors import ItemError, UsageError
+from stylecli.recipe.schema import Lora
+from stylecli.tensors.seeds import generator
+
+# Pairs of timestep and noise that every LoRA is judged on before and after.
+EVAL_PAIRS = 16
+ADAPTER = "style"
+
+
+@dataclass(frozen=True, slots=True)
+class StylePicture:
+    """One training picture: its file, its bytes' digest and its caption."""
+
+    path: Path
+    sha256: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained LoRA, ready to be written.
+
+    Attributes:
+        peft_config: For the folder layout of PEFT.
+        loss_before: Mean loss on the fixed pairs with the base model.
+        loss_after: The same with the LoRA.
+        standard_error: Of the mean paired difference.
+    """
+
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, str]
+    peft_config: Mapping[str, Any]
+    loss_before: float
+    loss_after: float
+    standard_error: float
+
+
+def style_pictures(paths: Sequence[Path], prompt: str) -> list[StylePicture]:
+    """Pair each picture with its caption: a ``.txt`` beside it wins over the common prompt."""
+    pictures = []
+    for path in paths:
+        sidecar = path.with_suffix(".txt")
+        caption = sidecar.read_text(encoding="utf-8").strip() if sidecar.is_file() else prompt
+        pictures.append(StylePicture(path, store.file_sha256(path), caption))
+    return pictures
+
+
+def identity(
+    backbone: Backbone, pictures: Sequence[StylePicture], settings: Lora, seed: int
+) -> str:
+    """The digest of all that decides a LoRA's values; equal digests mean equal files."""
+    decisive = settings.model_dump(exclude={"prompt", "save_every", "gradient_checkpointing"})
+    return store.digest(
+        {
+            "kind": "lora",
+            "model": backbone.fingerprint,
+            "dtype": str(backbone.dtype),
+            "pictures": [[picture.sha256, picture.caption] for picture in pictures],
+            "settings": decisive,
+            "seed": seed,
+        }
+    )
+
+
+def fit(
+    backbone: Backbone,
+    pictures: Sequence[StylePicture],
+    settings: Lora,
+    *,
+    seed: int,
+    state_file: Path,
+    reporter: Reporter,
+) -> Fitted:
+    """Train one adapter; the UNet is the base model again afterwards.
+
+    Everything random comes from ``(seed, step)``, so the result depends neither on the device's
+    generator nor on how often the run was interrupted. The state file is removed at the end.
+
+    Raises:
+        UsageError: `state_file` belongs to a run with other settings.
+        ImageError: A picture cannot be read.
+        ItemError: The loss is NaN or infinite.
+    """
+    latents = [_posterior(backbone, picture, settings) for picture in pictures]
+    captions = sorted({picture.caption for picture in pictures} | {""})
+    embeds = dict(zip(captions, backbone.encode_prompt(captions).clone(), strict=True))
+    key = identity(backbone, pictures, settings, seed)
+    cells = settings.crop_px // backbone.latent_px if settings.crop == "random" else None
+    fixed = _Draw.fixed(backbone, latents, seed, cells)
+
+    parameters = _add_adapter(backbone.unet, settings, seed)
+    try:
+        optimiser = torch.optim.AdamW(
+            parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
+        done = _resume(state_file, key, parameters, optimiser, scaler)
+
+        @torch.no_grad()
+        def fixed_loss() -> Float[Tensor, " pairs"]:
+            losses = [
+                diffusion_loss(
+                    backbone,
+                    *draw.tensors(backbone.device),
+                    embeds[pictures[draw.index].caption][None],
+                )
+                for draw in fixed
+            ]
+            return torch.cat(losses).double().cpu()
+
+        adapters = Adapters(backbone.unet)
+        adapters.adopt(ADAPTER)
+        with adapters.use({}):
+            before = fixed_loss()
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        if settings.gradient_checkpointing:
+            backbone.unet.enable_gradient_checkpointing()
+        with adapters.use({ADAPTER: 1.0}), reporter.task("train", settings.steps) as task:
+            task.advance(done)
+            for step in range(done, settings.steps):
+                draws = _Draw.of_step(backbone, latents, seed, step, settings.batch, cells)
+                for draw in draws:
+                    caption = "" if draw.drops_caption(settings) else pictures[draw.index].caption
+                    losses = diffusion_loss(
+                        backbone, *draw.tensors(backbone.device), embeds[caption][None]
+                    )
+                    loss = losses.mean() / len(draws)
+                    if not torch.isfinite(loss):
+                        raise ItemError(
+                            f"the loss is {float(loss)} at step {step}",
+                            fix="lower lora.lr, or use --dtype float32",
+                        )
+                    scaler.scale(loss).backward()
+                scaler.step(optimiser)
+                scaler.update()
+                optimiser.zero_grad(set_to_none=True)
+                task.advance()
+                if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
+                    _save(state_file, key, step + 1, parameters, optimiser, scaler)
+            after = fixed_loss()
+        difference = before - after
+        tensors, layout_header = export(
+            backbone.unet,
+            ADAPTER,
+            layout=settings.format,
+            dtype=torch.float16 if settings.dtype == "float16" else torch.float32,
+        )
+        return Fitted(
+            tensors=tensors,
+            header=layout_header | _header(backbone, pictures, settings, seed),
+            peft_config=plain_config(backbone.unet.peft_config[ADAPTER]),
+            loss_before=float(before.mean()),
+            loss_after=float(after.mean()),
+            standard_error=float(difference.std() / math.sqrt(len(difference))),
+        )
+    finally:
+        backbone.unet.disable_gradient_checkpointing()
+        backbone.unet.delete_adapters(ADAPTER)
+        backbone.unet.requires_grad_(False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One training row: which picture, where in it, which noise and how much of it."""
+
+    index: int
+    clean: Float[Tensor, "1 c h w"]
+    noise: Float[Tensor, "1 c h w"]
+    timestep: Int[Tensor, " 1"]
+    chance: float
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        return self.clean.to(device), self.noise.to(device), self.timestep
+
+    def drops_caption(self, settings: Lora) -> bool:
+        return self.chance < settings.caption_dropout
+
+    @classmethod
+    def one(
+        cls,
+        backbone: Backbone,
+        latents: Sequence[tuple[Tensor, Tensor]],
+        index: int,
+        random: torch.Generator,
+        cells: int | None,
+        timestep: int | None = None,
+    ) -> _Draw:
+        mean, deviation = latents[index]
+        if cells is not None:
+            top, left = (
+                int(torch.randint(side - min(cells, side) + 1, (1,), generator=random))
+                for side in mean.shape[-2:]
+            )
+            window = (..., slice(top, top + cells), slice(left, left + cells))
+            mean, deviation = mean[window], deviation[window]
+        posterior_noise = torch.randn(mean.shape, generator=random)
+        drawn = torch.randint(len(backbone.schedule.alphas_cumprod), (1,), generator=random)
+        return cls(
+            index=index,
+            clean=mean + deviation * posterior_noise,
+            noise=torch.randn(mean.shape, generator=random),
+            timestep=drawn if timestep is None else torch.tensor([timestep]),
+            chance=float(torch.rand(1, generator=random)),
+        )
+
+    @classmethod
+    def of_step(
+        cls,
+        backbone: Backbone,
+        latents: Sequence[tuple[Tensor, Tensor]],
+        seed: int,
+        step: int,
+        batch: int,
+        cells: int | None,
+    ) -> list[_Draw]:
+        """The rows of one step; pictures come in a new shuffled order every epoch."""
+        draws = []
+        for row in range(step * batch, (step + 1) * batch):
+            epoch, place = divmod(row, len(latents))
+            order = torch.randperm(len(latents), generator=generator(seed, "epoch", epoch))
+            random = generator(seed, "row", row)
+            draws.append(cls.one(backbone, latents, int(order[place]), random, cells))
+        return draws
+
+    @classmethod
+    def fixed(
+        cls,
+        backbone: Backbone,
+        latents: Sequence[tuple[Tensor, Tensor]],
+        seed: int,
+        cells: int | None,
+    ) -> list[_Draw]:
+        """The rows every LoRA is judged on: timesteps spread evenly, noise of their own."""
+        total = len(backbone.schedule.alphas_cumprod)
+        return [
+            cls.one(
+                backbone,
+                latents,
+                pair % len(latents),
+                generator(seed, "eval", pair),
+                cells,
+                timestep=int((pair + 0.5) / EVAL_PAIRS * total),
+            )
+            for pair in range(EVAL_PAIRS)
+        ]
+
+
+def _posterior(
+    backbone: Backbone, picture: StylePicture, settings: Lora
+) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
+    image = images.to_tensor(images.read(picture.path).pixels)
+    geometry = images.Geometry.plan(
+        *image.shape[-2:], short_side=settings.resolution, multiple=backbone.multiple_px
+    )
+    # Cut rather than pad: padding would be learned as part of the style.
+    resized = images.crop_center(geometry.resize(image), backbone.multiple_px)
+    mean, deviation = backbone.posterior(resized)
+    return mean.cpu().clone(), deviation.cpu().clone()
+
+
+def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
+    """Add the trainable pairs: A from N(0, 1/rank²), B zero, both float32."""
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    unet.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(settings.targets),
+        ),
+        adapter_name=ADAPTER,
+    )
+    cast_training_params(unet, torch.float32)
+    module: torch.nn.Module = unet
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not parameters:
+        unet.delete_adapters(ADAPTER)
+        raise UsageError(
+            f"lora.targets {list(settings.targets)} match no layer of this UNet",
+            fix="use to_q, to_k, to_v, to_out.0",
+        )
+    # PEFT draws from the global generator; the same numbers must come from the seed.
+    for name, parameter in parameters.items():
+        if ".lora_A." in name:
+            drawn = torch.randn(parameter.shape, generator=generator(seed, "init", name))
+            parameter.data.copy_(drawn / settings.rank)
+    return parameters
+
+
+def _save(
+    file: Path,
+    key: str,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    tensors = {f"lora.{name}": parameter for name, parameter in parameters.items()}
+    tensors |= {
+        f"optimiser.{name}": value
+        for name, value in checkpoint.optimizer_tensors(optimiser).items()
+    }
+    checkpoint.save(file, tensors, {"key": key, "step": step, "scaler": scaler.state_dict()})
+
+
+def _resume(
+    file: Path,
+    key: str,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> int:
+    if not file.exists():
+        return 0
+    tensors, state = checkpoint.load(file)
+    if state.get("key") != key:
+        raise UsageError(
+            f"{file} was left by a run with other pictures or settings",
+            fix="finish that run first, or delete the file to start again",
+        )
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[f"lora.{name}"])
+    checkpoint.restore_optimizer(
+        optimiser,
+        {
+            name.removeprefix("optimiser."): value
+            for name, value in tensors.items()
+            if name.startswith("optimiser.")
+        },
+    )
+    saved_scaler = state["scaler"]
+    if isinstance(saved_scaler, dict) and saved_scaler:
+        scaler.load_state_dict(saved_scaler)
+    return int(str(state["step"]))
+
+
+def _header(
+    backbone: Backbone, pictures: Sequence[StylePicture], settings: Lora, seed: int
+) -> dict[str, str]:
+    """What sd-scripts, ComfyUI and model hubs look for. No paths, no names of people."""
+    width = int(backbone.unet.config.cross_attention_dim)
+    second = width == 1024
+    velocity = backbone.schedule.prediction_type == "v_prediction"
+    version = {768: "sd_v1", 1024: "sd_v2_v" if velocity else "sd_v2"}.get(width, backbone.name)
+    architecture = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512"}.get(
+        width, backbone.name
+    )
+    return {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(settings.rank),
+        "ss_network_alpha": str(settings.rank if settings.alpha is None else settings.alpha),
+        "ss_base_model_version": version,
+        "ss_v2": str(second),
+        "ss_steps": str(settings.steps),
+        "ss_learning_rate": str(settings.lr),
+        "ss_seed": str(seed),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.title": pictures[0].path.stem,
+        "modelspec.trigger_phrase": pictures[0].caption,
+    }

@@ -1,0 +1,192 @@
+"""What a run will do, decided before any weight is loaded: jobs with keys, seeds and outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from stylecli.artifacts import store
+from stylecli.errors import InputError, UsageError
+from stylecli.tensors.seeds import derive
+
+Role = Literal["content", "style", "lora"]
+# Raised when a change of ours makes other pictures from the same inputs.
+METHOD_VERSION = 1
+MAX_NAME = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file a job reads."""
+
+    role: Role
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, role: Role, path: Path) -> Input:
+        """A file, or a LoRA folder, with its digest.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        try:
+            if path.is_dir():
+                files = sorted(file for file in path.iterdir() if file.is_file())
+                sha256 = store.digest([[file.name, store.file_sha256(file)] for file in files])
+            else:
+                sha256 = store.file_sha256(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read: {error.strerror}", fix="check the name and its permissions"
+            ) from error
+        return cls(role, path, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to make.
+
+    Attributes:
+        key: Digest of everything that decides its bytes.
+        seed: Of this item alone, so order, shards and restarts do not matter.
+    """
+
+    key: str
+    command: str
+    inputs: tuple[Input, ...]
+    output: Path
+    seed: int
+
+    @property
+    def content(self) -> Input:
+        """What is restyled or inverted."""
+        return next(item for item in self.inputs if item.role == "content")
+
+    @property
+    def look(self) -> Input:
+        """Where the style comes from: a picture to learn it from, or a LoRA that knows it."""
+        return next(item for item in self.inputs if item.role != "content")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All jobs of a run; `folder` is where its journal lives."""
+
+    jobs: tuple[Job, ...]
+    folder: Path
+
+
+def build(
+    command: str,
+    rows: Sequence[tuple[Sequence[Input], Path | None]],
+    *,
+    decisive: Mapping[str, object],
+    seed: int,
+    output: Path,
+    name: str,
+    is_file: bool,
+) -> Plan:
+    """Jobs for rows of inputs.
+
+    Args:
+        command: Its name becomes part of every key.
+        rows: Inputs of a job, and the output a manifest names for it.
+        decisive: Settings and fingerprints that decide the bytes of a result.
+        seed: Of the run.
+        output: The file of a single job, else a folder.
+        name: Template of file names in the folder: ``{content}``, ``{style}``, ``{key}``.
+        is_file: `output` is a file.
+
+    Raises:
+        UsageError: Two jobs would write one file, an output is also an input, or the template is
+            wrong.
+    """
+    jobs = []
+    for inputs, wanted in rows:
+        digests = [[item.role, item.sha256] for item in inputs]
+        key = store.digest(
+            {
+                "command": command,
+                "method_version": METHOD_VERSION,
+                "inputs": digests,
+                "seed": seed,
+                **decisive,
+            }
+        )
+        job = Job(key, command, tuple(inputs), output, derive(seed, digests))
+        if wanted is not None:
+            job = replace(job, output=wanted)
+        elif not is_file:
+            job = replace(job, output=output / file_name(name, job))
+        jobs.append(job)
+    _refuse_collisions(jobs)
+    return Plan(tuple(jobs), output.parent if is_file else output)
+
+
+def file_name(template: str, job: Job) -> str:
+    """Fill a name template; long stems are cut so that no file system complains.
+
+    Raises:
+        UsageError: An unknown field, or a name that leaves the folder.
+    """
+    stems = {"key": job.key[:12]}
+    for item in job.inputs:
+        field = "content" if item.role == "content" else "style"
+        stems.setdefault(field, item.path.stem[:MAX_NAME])
+    try:
+        filled = template.format(**stems)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"--name {template!r}: unknown field {error}",
+            fix=f"fields: {', '.join('{' + field + '}' for field in sorted(stems))}",
+        ) from error
+    if Path(filled).is_absolute() or ".." in Path(filled).parts or not Path(filled).name:
+        raise UsageError(f"--name {template!r} leaves the output folder", fix="use plain names")
+    return filled
+
+
+def shard(plan: Plan, part: tuple[int, int] | None) -> Plan:
+    """The jobs of shard ``i`` of ``n``, chosen by the output's name so that runs agree untold."""
+    if part is None:
+        return plan
+    index, count = part
+
+    def belongs(job: Job) -> bool:
+        digest = hashlib.sha256(job.output.name.encode()).hexdigest()
+        return int(digest, 16) % count == index - 1
+
+    return replace(plan, jobs=tuple(job for job in plan.jobs if belongs(job)))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/8`` -> ``(2, 8)``; counting starts at 1.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    index, slash, count = text.partition("/")
+    if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise UsageError(f"--shard {text!r} is not i/n", fix="use 1/8 to 8/8")
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    seen: dict[Path, Job] = {}
+    inputs = {item.path.resolve() for job in jobs for item in job.inputs}
+    for job in jobs:
+        target = job.output.resolve()
+        if target in seen:
+            raise UsageError(
+                f"{job.inputs[0].path} and {seen[target].inputs[0].path} would both write "
+                f"{job.output}",
+                fix="use --name with {content}, {style} or {key}",
+            )
+        if target in inputs:
+            raise UsageError(
+                f"{job.output} is one of the inputs", fix="write to another file or folder"
+            )
+        seen[target] = job

@@ -1,0 +1,58 @@
+"""What every model command needs: a device, a snapshot of weights, and in time the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from stylecli.backbone import registry
+from stylecli.backbone.model import Backbone, fingerprint, load
+from stylecli.engine.context import Reporter, RunContext, resolve
+from stylecli.recipe.schema import Recipe
+
+
+@dataclass(eq=False)
+class Session:
+    """One run's recipe, device and weights; the model is loaded on first use."""
+
+    recipe: Recipe
+    context: RunContext
+    source: registry.Source
+    folder: Path
+
+    @classmethod
+    def open(cls, recipe: Recipe, reporter: Reporter, *, allow_download: bool = False) -> Session:
+        """Resolve the device and find the weights, without loading them.
+
+        Raises:
+            UsageError: No such device, or it cannot compute in that type.
+            InputError: No such backbone.
+            WeightsError: The weights are not on this machine.
+        """
+        context = resolve(recipe.device, reporter)
+        source = registry.find(recipe.backbone.id)
+        folder = registry.snapshot(
+            source, revision=recipe.backbone.revision, allow_download=allow_download
+        )
+        return cls(recipe, context, source, folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.folder)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The loaded model.
+
+        Raises:
+            WeightsError: Damaged or incomplete.
+        """
+        return load(
+            self.source.name,
+            self.folder,
+            fingerprint=self.fingerprint,
+            device=self.context.device,
+            dtype=self.context.dtype,
+            variant=self.recipe.backbone.variant,
+        )

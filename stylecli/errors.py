@@ -1,0 +1,91 @@
+"""Every failure a user can meet, with the exit status of each (`docs/errors.md`).
+
+    StyleError                  1  something we did not foresee
+    ├── UsageError              2  a command line that cannot be carried out
+    │   ├── RecipeError         2  a setting that is unknown, of the wrong type or out of range
+    │   └── InputError          2  an input that is missing or matches nothing
+    ├── ItemError               3  one item failed; the others go on
+    │   ├── ImageError          3  a picture that cannot be read, or cannot be used
+    │   └── OutputDiffersError       3  the output exists and was made from something else
+    ├── WeightsError            4  weights are missing, damaged or of another model
+    ├── LockedError             5  another run holds the output folder
+    └── MemoryExhaustedError         6  out of memory after every fallback
+
+Raised with what happened (naming the value, file or key as the user wrote it) and `fix`, something
+to type or to change. `stylecli.cli.app.main` is the one place that turns them into an exit status.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StyleError(Exception):
+    """A failure with a sentence for people, a code for programs and an exit status for shells."""
+
+    exit_status: ClassVar[int] = 1
+    code: ClassVar[str] = "unexpected"
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+
+class UsageError(StyleError):
+    """A command line that cannot be carried out; nothing was done."""
+
+    exit_status = 2
+    code = "usage"
+
+
+class RecipeError(UsageError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+    code = "recipe"
+
+
+class InputError(UsageError):
+    """An input that is missing, or that matches nothing."""
+
+    code = "input"
+
+
+class ItemError(StyleError):
+    """One item failed; the run goes on and ends with status 3."""
+
+    exit_status = 3
+    code = "item"
+
+
+class ImageError(ItemError):
+    """A picture that cannot be read, or cannot be used."""
+
+    code = "image"
+
+
+class OutputDiffersError(ItemError):
+    """The output exists and was made from other inputs or settings."""
+
+    code = "output_differs"
+
+
+class WeightsError(StyleError):
+    """Weights are missing, damaged or belong to another model."""
+
+    exit_status = 4
+    code = "weights"
+
+
+class LockedError(StyleError):
+    """Another run holds the output folder."""
+
+    exit_status = 5
+    code = "locked"
+
+
+class MemoryExhaustedError(StyleError):
+    """Out of memory after every fallback."""
+
+    exit_status = 6
+    code = "memory"

@@ -1,0 +1,5 @@
+"""Scores: tensors in, numbers out."""
+
+from stylecli.tensors.compat import ensure_torchvision
+
+ensure_torchvision()

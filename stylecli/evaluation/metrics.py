@@ -1,0 +1,92 @@
+"""Scores that need no weights: pure functions of images in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+# Rec. 601 luma, as in every JPEG.
+LUMA = (0.299, 0.587, 0.114)
+
+
+def psnr(image: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]) -> float:
+    """Peak signal-to-noise ratio in dB, over all pixels; infinite for equal images.
+
+    >>> round(psnr(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)), 6)
+    20.0
+    """
+    error = float((image.double() - reference.double()).square().mean())
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def edge_correlation(
+    image: Float[Tensor, "b 3 h w"], content: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, " b"]:
+    """Pearson correlation of the Sobel magnitudes of both luma planes: 1 keeps every edge."""
+
+    def edges(x: Tensor) -> Tensor:
+        luma = torch.einsum("bchw,c->bhw", x, torch.tensor(LUMA, dtype=x.dtype))[:, None]
+        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=x.dtype) / 8
+        kernels = torch.stack([sobel, sobel.T])[:, None]
+        padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(padded, kernels).square().sum(dim=1).sqrt().flatten(1)
+
+    a, b = edges(image), edges(content)
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    return torch.cosine_similarity(a, b, dim=1)
+
+
+def gram_distance(
+    image_features: Sequence[Float[Tensor, "b _c _h _w"]],
+    style_features: Sequence[Float[Tensor, "b _c _hs _ws"]],
+) -> Float[Tensor, " b"]:
+    """Relative distance of Gram matrices, averaged over layers: how far two textures are apart.
+
+    Per layer ``|G_a - G_b| / |G_b|`` with ``G = F F^T / (h w)`` (Gatys et al. 2016); relative, so
+    that no layer counts more for being loud.
+    """
+
+    def gram(x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        return torch.bmm(flat, flat.transpose(1, 2)).div(flat.shape[-1])
+
+    distances = [
+        (gram(a) - gram(b)).flatten(1).norm(dim=1) / gram(b).flatten(1).norm(dim=1)
+        for a, b in zip(image_features, style_features, strict=True)
+    ]
+    return torch.stack(distances).mean(dim=0)
+
+
+def palette_transfer(
+    content: Float[Tensor, "b 3 h w"], style: Float[Tensor, "b 3 hs ws"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Give the content the style's colour mean and covariance, and nothing else of it.
+
+    The affine map of least effort between two Gaussians, in RGB, cut to [0, 1]: the baseline that
+    any style transfer must beat.
+    """
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.double().flatten(2)
+        mean = flat.mean(dim=2, keepdim=True)
+        centred = flat - mean
+        eye = torch.eye(3, dtype=torch.float64) * 1e-6
+        return mean, centred @ centred.transpose(1, 2) / flat.shape[-1] + eye
+
+    def root(x: Tensor, power: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(x)
+        powers: Tensor = torch.diag_embed(values.clamp_min(1e-12).pow(power))
+        rooted: Tensor = vectors.matmul(powers).matmul(vectors.mT)
+        return rooted
+
+    mean, covariance = moments(content)
+    target_mean, target = moments(style)
+    half, inverse_half = root(covariance, 0.5), root(covariance, -0.5)
+    linear = inverse_half @ root(half @ target @ half, 0.5) @ inverse_half
+    mapped = linear @ (content.double().flatten(2) - mean) + target_mean
+    return mapped.view(content.shape).clamp(0, 1).to(content.dtype)

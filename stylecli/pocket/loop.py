@@ -1,0 +1,216 @@
+"""The loop every part trains in: cosine rate, EMA, checkpoints, a log line now and then.
+
+Run the same command again to resume: the checkpoint in the work folder holds weights, averages,
+moments, counters and the generator's state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from stylecli.engine import checkpoint
+
+Losses = dict[str, Tensor]
+
+
+class Part(Protocol):
+    """Something trainable: what it learns with and how it is examined."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is optimised and averaged; its buffers are not."""
+        ...
+
+    def losses(self, progress: float, generator: Generator) -> Losses:
+        """One batch's terms, already weighted; the loop minimises their sum.
+
+        Args:
+            progress: Share of the budget that is spent, in [0, 1].
+            generator: The only source of chance.
+        """
+        ...
+
+    def figures(self) -> Mapping[str, float]:
+        """Cheap held-out figures of the module as it stands, for the log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How long and how fast; `steps` wins over `hours`."""
+
+    hours: float = 1.0
+    steps: int | None = None
+    learning_rate: float = 2e-4
+    final_share: float = 0.02
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    weight_decay: float = 1e-2
+    checkpoint_seconds: float = 180.0
+    figures_seconds: float = 180.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """A training in progress.
+
+    Attributes:
+        average: Exponential moving average of every parameter, by name.
+        elapsed: Seconds spent in steps, over all restarts.
+    """
+
+    part: Part
+    settings: Settings
+    path: Path
+    optimizer: torch.optim.AdamW
+    generator: Generator
+    average: dict[str, Tensor]
+    step: int = 0
+    elapsed: float = 0.0
+    recent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        if self.settings.steps is not None:
+            return min(1.0, self.step / max(1, self.settings.steps))
+        return min(1.0, self.elapsed / (3600 * self.settings.hours))
+
+    def save(self) -> None:
+        tensors = {f"model.{n}": p for n, p in self.part.module.named_parameters()}
+        tensors |= {f"average.{n}": p for n, p in self.average.items()}
+        moments = checkpoint.optimizer_tensors(self.optimizer)
+        tensors |= {f"optimizer.{n}": p for n, p in moments.items()}
+        tensors["generator"] = self.generator.get_state()
+        checkpoint.save(self.path, tensors, {"step": self.step, "elapsed": self.elapsed})
+
+    def resume(self) -> bool:
+        """Take up the checkpoint, if there is one."""
+        try:
+            tensors, state = checkpoint.load(self.path)
+        except FileNotFoundError:
+            return False
+        with torch.no_grad():
+            for name, parameter in self.part.module.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+                self.average[name].copy_(tensors[f"average.{name}"])
+        checkpoint.restore_optimizer(self.optimizer, _under(tensors, "optimizer."))
+        self.generator.set_state(tensors["generator"])
+        self.step, self.elapsed = int(str(state["step"])), float(str(state["elapsed"]))
+        return True
+
+    def advance(self) -> None:
+        """One step of the optimiser and of the averages."""
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        terms = self.part.losses(self.progress, self.generator)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.part.module.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._follow()
+        for name, term in terms.items():
+            value = float(term.detach())
+            self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
+        self.elapsed += time.perf_counter() - started
+
+    def _learning_rate(self) -> float:
+        warmup = min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * self.progress)
+        share = self.settings.final_share + (1 - self.settings.final_share) * cosine
+        return self.settings.learning_rate * warmup * share
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+        names, now = zip(*self.part.module.named_parameters(), strict=True)
+        torch._foreach_lerp_([self.average[name] for name in names], list(now), 1 - decay)
+
+
+def start(part: Part, settings: Settings, path: Path) -> Run:
+    """A run that continues the checkpoint at `path`, or begins from the part's weights."""
+    run = Run(
+        part=part,
+        settings=settings,
+        path=path,
+        optimizer=torch.optim.AdamW(
+            part.module.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+        ),
+        generator=torch.Generator().manual_seed(settings.seed),
+        average={n: p.detach().clone() for n, p in part.module.named_parameters()},
+    )
+    run.resume()
+    return run
+
+
+def train(run: Run, *, export: Callable[[Run], None], log: Path) -> None:
+    """Step until the budget is spent; then save and export.
+
+    Args:
+        run: Advanced in place.
+        export: Writes the averaged weights somewhere usable; called at every checkpoint.
+        log: JSON lines: step, seconds, running losses, figures.
+    """
+    saved = shown = time.monotonic()
+    while run.progress < 1:
+        run.advance()
+        now = time.monotonic()
+        if now - shown > run.settings.figures_seconds or run.step in (1, 50, 150):
+            _write_line(log, run)
+            shown = time.monotonic()
+        if now - saved > run.settings.checkpoint_seconds:
+            run.save()
+            export(run)
+            saved = time.monotonic()
+    run.save()
+    export(run)
+    _write_line(log, run)
+
+
+class averaged:  # noqa: N801  a context manager reads as a verb form
+    """The module carries its averaged weights inside the block, its own again afterwards."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._own: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __enter__(self) -> nn.Module:
+        for name, parameter in self._run.part.module.named_parameters():
+            self._own[name] = parameter.detach().clone()
+            parameter.copy_(self._run.average[name])
+        return self._run.part.module
+
+    @torch.no_grad()
+    def __exit__(self, *_: object) -> None:
+        for name, parameter in self._run.part.module.named_parameters():
+            parameter.copy_(self._own[name])
+
+
+def _write_line(log: Path, run: Run) -> None:
+    with averaged(run):
+        figures = dict(run.part.figures())
+    line = {"step": run.step, "seconds": round(run.elapsed), **run.recent, **figures}
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rounded) + "\n")
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

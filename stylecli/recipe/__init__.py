@@ -1,0 +1,1 @@
+"""What a run is asked to do, as frozen data: no torch, no weights, no images."""
