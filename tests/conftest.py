@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.typecheck
+
+# Shapes in signatures are executed wherever tensors are. The command line is left out: its
+# annotations name what it must not import.
+CHECKED = "artifacts backbone engine evaluation methods pocket recipe tensors"
+install_import_hook(
+    [f"stylecli.{package}" for package in CHECKED.split()],
+    f"{tests.typecheck.__name__}.{tests.typecheck.checked.__name__}",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
 
 _check = beartype(
     conf=BeartypeConf(
         is_pep484_tower=True,  # a whole number is a float, as for every static checker
         # Only meaningful on decorated classes, and what is decorated here are functions.
-        hint_overrides=BeartypeHintOverrides({Self: Any}),
+        hint_overrides=FrozenDict({Self: Any}),
     )
 )
 

@@ -91,7 +91,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ItemError(f"{path}: {name} holds NaN or infinity; nothing was written")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(contiguous, metadata=dict(sorted(metadata.items()))))
+    write_atomic(path, _canonical(save(contiguous, metadata=dict(metadata))))
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
@@ -139,6 +139,15 @@ def file_sha256(path: Path) -> str:
 def _file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same safetensors with its header in one order; the library's changes with every process."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
 
 
 def _exif(text: str) -> Image.Exif:

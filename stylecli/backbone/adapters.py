@@ -30,16 +30,27 @@ class Adapters:
         """
         if name == "base" or name in self._names:
             raise UsageError(f"a LoRA named {name!r} cannot be added twice, nor be called 'base'")
+        from diffusers.utils import logging
+
         state = dict(file.state)
-        self._unet.load_lora_adapter(
-            state,
-            adapter_name=name,
-            prefix="unet",
-            network_alphas=dict(file.network_alphas) or None,
-            metadata=dict(file.metadata) or None,
-        )
+        # The library logs the failure it raises; ours says it once, and says what to do.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.CRITICAL)
+        try:
+            self._unet.load_lora_adapter(
+                state,
+                adapter_name=name,
+                prefix="unet",
+                network_alphas=dict(file.network_alphas) or None,
+                metadata=dict(file.metadata) or None,
+            )
+            refusal = ""
+        except (ValueError, RuntimeError, KeyError) as error:
+            refusal = str(error).partition("\n")[0]
+        finally:
+            logging.set_verbosity(verbosity)
+        check_matches(self._unet, name, file, refusal=refusal)
         self._names.add(name)
-        check_matches(self._unet, name, file)
         self._collect()
 
     def adopt(self, name: str) -> None:

@@ -89,8 +89,14 @@ def read(path: Path, unet: Any) -> LoraFile:
     return LoraFile(state, alphas or {}, metadata, header)
 
 
-def check_matches(unet: Any, adapter_name: str, file: LoraFile) -> None:
+def check_matches(unet: Any, adapter_name: str, file: LoraFile, *, refusal: str = "") -> None:
     """Compare what the UNet holds with what the file says, tensor by tensor.
+
+    Args:
+        unet: After loading.
+        adapter_name: Of the adapter just loaded.
+        file: What was to be loaded.
+        refusal: What the library said, when it refused.
 
     Raises:
         UsageError: Nothing matched, or tensors of the file found no layer.
@@ -104,7 +110,8 @@ def check_matches(unet: Any, adapter_name: str, file: LoraFile) -> None:
         loaded = {}
     if len(loaded) != wanted or not wanted:
         raise UsageError(
-            f"the LoRA fits {len(loaded)} of the {wanted} tensors it holds to this backbone",
+            f"the LoRA fits {len(loaded)} of the {wanted} tensors it holds to this backbone"
+            + (f": {refusal}" if refusal else ""),
             fix="use a LoRA that was trained on this backbone",
         )
 

@@ -41,7 +41,7 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
         ],
         "todo": todo,
         "unet_rows_per_item": dict(prepared.rows),
-        "estimate": {"seconds": round(cost.seconds, 1), "memory_bytes": cost.memory_bytes},
+        "estimate": {"seconds": round(cost.seconds, 3), "memory_bytes": cost.memory_bytes},
     }
     lines = [
         render(resolved),

@@ -58,7 +58,7 @@ def expand(
 
 
 def manifest(path: Path) -> list[Row]:
-    """Rows of a ``.jsonl`` or ``.csv`` file; relative paths count from its folder.
+    """Rows of a ``.jsonl`` or ``.csv`` file; relative inputs count from its folder.
 
     Raises:
         InputError: Unreadable, a line that is not a row, an unknown column, or no rows.
@@ -92,7 +92,10 @@ def manifest(path: Path) -> list[Row]:
                 f"{path}:{number}  unknown column {unknown[0]!r}",
                 fix=f"known: {', '.join(COLUMNS)}",
             )
-        rows.append(Row(**{key: path.parent / str(value) for key, value in entry.items() if value}))
+        paths = {key: Path(str(value)) for key, value in entry.items() if value}
+        for key in paths.keys() - {"output"}:
+            paths[key] = path.parent / paths[key]
+        rows.append(Row(**paths))
     if not rows:
         raise InputError(f"manifest {path} has no rows", fix=f"columns: {', '.join(COLUMNS)}")
     return rows

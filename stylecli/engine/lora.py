@@ -297,7 +297,9 @@ def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
     )
     cast_training_params(unet, torch.float32)
     module: torch.nn.Module = unet
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters: dict[str, Tensor] = {
+        name: p for name, p in module.named_parameters() if p.requires_grad
+    }
     if not parameters:
         unet.delete_adapters(ADAPTER)
         raise UsageError(

@@ -14,6 +14,8 @@ import yaml
 
 Path = tuple[str | int, ...]
 
+_STANDARD = "tag:yaml.org,2002:"
+_KINDS = frozenset({"map", "seq", "str", "int", "float", "bool", "null"})
 # Far beyond any recipe, far below what a file of nested aliases expands to.
 MAX_NODES = 10_000
 MAX_DEPTH = 20
@@ -38,7 +40,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _resolve(kind: str, pattern: str, first: str) -> None:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), list(first))
+    _Loader.add_implicit_resolver(f"{_STANDARD}{kind}", re.compile(pattern), list(first))
 
 
 _resolve("bool", r"^(true|True|TRUE|false|False|FALSE)$", "tTfF")
@@ -46,9 +48,7 @@ _resolve("int", r"^[-+]?(0|[1-9][0-9]*)$", "-+0123456789")
 _resolve("float", r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", "-+.0123456789")
 _resolve("float", r"^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$", "-+.")
 _resolve("null", r"^(~|null|Null|NULL|)$", "~nN")
-_Loader.yaml_implicit_resolvers.setdefault("", []).append(
-    ("tag:yaml.org,2002:null", re.compile(r"^$"))
-)
+_Loader.yaml_implicit_resolvers.setdefault("", []).append((f"{_STANDARD}null", re.compile(r"^$")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,11 @@ class _Walk:
             raise ValueError("too large or too deep for a recipe")
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
+        if node.tag.removeprefix(_STANDARD) not in _KINDS:
+            self.faults.append(
+                Fault(f"{self.name}:{line}", dotted(path), f"tag {node.tag} is not data")
+            )
+            return None
         if isinstance(node, yaml.MappingNode):
             values: dict[str, Any] = {}
             for key_node, value_node in node.value:
@@ -137,7 +142,7 @@ class _Walk:
             return values
         if isinstance(node, yaml.SequenceNode):
             return [self.value(loader, item, (*path, i)) for i, item in enumerate(node.value)]
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node)
 
 
 def dotted(path: Path) -> str:

@@ -62,6 +62,11 @@ def is_text(schema: Schema) -> bool:
     return "string" in kinds <= {"string", "null"} and not any("enum" in o for o in options)
 
 
+def is_nullable(schema: Schema) -> bool:
+    """Takes null."""
+    return any(_deref(option).get("type") == "null" for option in schema.get("anyOf", ()))
+
+
 def leaves(path: Path = ()) -> Iterator[Path]:
     """Every key that holds a value, in the order of the schema."""
     schema = schema_at(path)
@@ -94,8 +99,8 @@ def allowed(schema: Schema, *, many: bool = False) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            least = "at least one of " if schema.get("minItems") else ""
-            return f"a list of {least}{allowed(schema.get('items', {}), many=True)}"
+            kind = "a non-empty list" if schema.get("minItems") else "a list"
+            return f"{kind} of {allowed(schema.get('items', {}), many=True)}"
         case "null":
             return "null"
         case "object":

@@ -16,8 +16,9 @@ def recipes_list() -> None:
     """List the recipes that come with the package."""
     from stylecli.recipe.load import load, shipped
 
-    width = max(map(len, shipped()), default=0)
-    for name in shipped():
+    names = shipped()
+    width = max(map(len, names), default=0)
+    for name in names:
         recipe = load(name).recipe
         console.result(
             {"recipe": name, "backbone": recipe.backbone.id, "description": recipe.description},
@@ -107,11 +108,12 @@ def cache_prune(
 
     if older_than is None and max_gb is None and not everything:
         raise UsageError("nothing said to prune", fix="--older-than DAYS, --max-gb GB or --all")
+    days = 0.0 if everything else older_than
     freed = 0
     for entry in cache.prunable(
         store.cache_dir(),
-        older_than_seconds=0 if everything else older_than and older_than * 86_400,
-        max_bytes=max_gb and int(max_gb * 1e9),
+        older_than_seconds=None if days is None else days * 86_400,
+        max_bytes=None if max_gb is None else int(max_gb * 1e9),
     ):
         if not dry_run:
             entry.path.unlink(missing_ok=True)

@@ -1,0 +1,233 @@
+"""Exit statuses, streams and help: what scripts rely on."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from typer.main import get_command
+
+from stylecli import __version__, errors
+from stylecli.cli.app import COMMANDS, app, main
+from stylecli.cli.console import console
+from stylecli.errors import StyleError
+from tests.conftest import ROOT, Style
+
+TREE = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, StyleError)]
+STATUS = {
+    "unexpected": 1,
+    "usage": 2,
+    "recipe": 2,
+    "input": 2,
+    "item": 3,
+    "image": 3,
+    "output_differs": 3,
+    "weights": 4,
+    "locked": 5,
+    "memory": 6,
+}
+# Looking at a page must not take more than one screen.
+SCREEN_LINES = 48
+
+
+@pytest.fixture
+def during(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Make `style recipes list` do something else."""
+
+    def replace(action: Callable[[], object]) -> None:
+        monkeypatch.setattr("stylecli.recipe.load.shipped", action)
+
+    return replace
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def action() -> object:
+        raise error
+
+    return action
+
+
+# Exit statuses.
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_every_error_ends_with_two_lines_and_its_own_status(
+    kind: type[StyleError], style: Style, during: Callable[..., None]
+) -> None:
+    during(raising(kind("it broke", fix="mend it")))
+    done = style("recipes", "list", "--json")
+    assert done.status == kind.exit_status == STATUS[kind.code]
+    assert done.err.splitlines() == ["error  it broke", "fix    mend it"]
+    assert done.summary["exit_status"] == done.status
+    assert done.summary["error"] == {"code": kind.code, "what": "it broke", "fix": "mend it"}
+
+
+def test_an_unforeseen_failure_is_one_line_and_a_way_to_see_more(
+    style: Style, during: Callable[..., None]
+) -> None:
+    during(raising(KeyError("x")))
+    done = style("recipes", "list")
+    assert done.status == 1
+    first, second = done.err.splitlines()
+    assert first == "error  unexpected KeyError: 'x'"
+    assert "--debug" in second
+    assert "Traceback" in style("recipes", "list", "--debug").err
+
+
+def test_ctrl_c_ends_with_130(style: Style, during: Callable[..., None]) -> None:
+    during(raising(KeyboardInterrupt()))
+    done = style("recipes", "list", "--json")
+    assert (done.status, done.summary["exit_status"]) == (130, 130)
+    assert done.summary["error"] == {"code": "interrupted"}
+    assert "again" in done.err
+
+
+def test_sigterm_closes_what_is_open_and_ends_with_143(
+    style: Style, during: Callable[..., None]
+) -> None:
+    closed = []
+
+    def action() -> object:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            closed.append(True)
+        return {}
+
+    during(action)
+    assert style("recipes", "list").status == 143
+    assert closed
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_failed_items_end_with_3_and_are_listed(style: Style, during: Callable[..., None]) -> None:
+    def action() -> object:
+        error = {"code": "image", "what": "b.png is truncated", "fix": "get it again"}
+        console.result({"status": "done", "output": "a.out.png", "inputs": [{"name": "a.png"}]})
+        console.result({"status": "failed", "inputs": [{"name": "b.png"}], "error": error})
+        return {}
+
+    during(action)
+    done = style("recipes", "list", "--json")
+    assert done.status == 3
+    assert done.summary["counts"] == {"done": 1, "failed": 1, "items": 2}
+    assert [row.get("status") for row in done.rows] == ["done", "failed", None]
+    assert "failed  b.png is truncated" not in done.out
+    assert "error  1 of 2 items failed: b.png" in done.err
+    assert style("recipes", "list").out == "a.out.png\n"
+
+
+def test_a_reader_that_leaves_early_is_no_reason_to_complain() -> None:
+    command = f"{shlex.quote(sys.executable)} -m stylecli recipes show --resolved | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "fix"),
+    [
+        (
+            ["recipes", "show", "--resolvd"],
+            "no such option: --resolvd",
+            "did you mean --resolved? `style recipes show --help` shows what fits",
+        ),
+        (["frobnicate"], "no such command 'frobnicate'", "`style --help` shows what fits"),
+        (["recipes"], "no command given", "`style recipes --help` shows what fits"),
+        (
+            ["recipes", "validate"],
+            "missing argument 'FILE...'",
+            "`style recipes validate --help` shows what fits",
+        ),
+        (
+            ["recipes", "show", "pocket-cpuu"],
+            "recipe 'pocket-cpuu' is neither a shipped name nor a file",
+            "did you mean pocket-cpu? `style recipes list` names them all",
+        ),
+        (["cache", "prune"], "nothing said to prune", "--older-than DAYS, --max-gb GB or --all"),
+    ],
+)
+def test_what_cannot_be_carried_out_ends_with_2(
+    arguments: list[str], what: str, fix: str, style: Style
+) -> None:
+    done = style(*arguments)
+    assert done.status == 2
+    assert done.err.splitlines() == [f"error  {what}", f"fix    {fix}"]
+
+
+def test_a_line_that_cannot_be_parsed_still_ends_with_a_summary(style: Style) -> None:
+    done = style("recipes", "list", "--nonsense", "--json")
+    assert done.summary["exit_status"] == 2
+    assert done.summary["error"]["code"] == "usage"
+
+
+# Help.
+
+
+def test_version(style: Style) -> None:
+    assert style("--version").out == f"style {__version__}\n"
+
+
+def test_style_alone_shows_what_it_can_do(style: Style) -> None:
+    alone, asked = style(), style("--help")
+    assert (alone.status, asked.status) == (0, 0)
+    assert "transfer" in alone.out
+    assert alone.out.strip() == asked.out.strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_help_page_is_one_screen_and_ends_with_two_examples(
+    command: object, style: Style
+) -> None:
+    name, run = command.name, command.run  # type: ignore[attr-defined]
+    lines = style(*name.split(), "--help").out.strip().splitlines()
+    assert len(lines) <= SCREEN_LINES
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    examples = [f"$ {line}" for line in run.examples]
+    assert [line.strip() for line in lines[-3:]] == ["Examples", *examples]
+
+
+@pytest.mark.parametrize("line", [line for command in COMMANDS for line in command.run.examples])
+def test_every_example_parses(line: str) -> None:
+    program, *arguments = shlex.split(line.partition(" > ")[0])
+    assert program == "style"
+    command, context = get_command(app), None
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    context = command.make_context(command.name, arguments)
+    assert context.params
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_there_for_every_shell(shell: str) -> None:
+    environ = {**os.environ, "_STYLE_COMPLETE": f"source_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stylecli"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "style" in done.stdout
+
+
+def test_the_program_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stylecli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == f"style {__version__}\n"
+
+
+def test_main_takes_its_arguments_from_the_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["style", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("style ")

@@ -1,0 +1,101 @@
+"""`style recipes` and `style cache`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from stylecli.recipe.load import load, shipped
+from tests.conftest import Style
+
+
+def test_recipes_list_names_all(style: Style) -> None:
+    assert [line.split()[0] for line in style("recipes", "list").out.splitlines()] == list(
+        shipped()
+    )
+    rows = style("recipes", "list", "--json").rows[:-1]
+    assert [row["recipe"] for row in rows] == list(shipped())
+
+
+def test_recipes_show_prints_a_file_to_start_from(style: Style, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(style("recipes", "show", "sd15-12gb").out, encoding="utf-8")
+    assert load(str(mine)).recipe == load("sd15-12gb").recipe
+
+
+def test_recipes_show_resolved_tells_where_each_value_came_from(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLE_LORA__RANK", "8")
+    arguments = ("recipes", "show", "pocket-cpu", "--resolved", "--set", "sampling.seed=7")
+    lines = style(*arguments).out.splitlines()
+    shown = {line.split(":")[0].strip(): line.partition("# ")[2] for line in lines if "#" in line}
+    assert shown["rank"] == "environment STYLE_LORA__RANK"
+    assert shown["seed"] == "--set"
+    assert shown["crop_px"].startswith("recipe pocket-cpu.yaml:")
+    assert shown["weight_decay"] == "default"
+    (row, _summary) = style(*arguments, "--json").rows
+    assert row["values"]["lora"]["rank"] == 8
+    assert row["origin"]["lora.rank"] == "environment STYLE_LORA__RANK"
+
+
+def test_recipes_validate_reports_every_fault_of_every_file(style: Style, tmp_path: Path) -> None:
+    for name, text in (("a", "lora: {rnk: 4}"), ("b", "{}"), ("c", "sampling: {steps: 0}")):
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    files = sorted(tmp_path.iterdir())
+    done = style("recipes", "validate", *files)
+    assert done.status == 2
+    assert [line.split()[0] for line in done.out.splitlines()] == ["wrong", "valid", "wrong"]
+    assert f"{files[0]}:1  lora.rnk  unknown key; did you mean lora.rank?" in done.err
+    assert f"{files[2]}:1  sampling.steps  must be a whole number of 1 or more, not 0" in done.err
+
+
+@pytest.fixture
+def cache() -> Path:
+    """Three files of one day, ten days and a hundred days ago, and a run's unfinished one."""
+    root = Path(os.environ["STYLE_CACHE_DIR"])
+    for kind, name, days in (("lora", "a", 1), ("lora", "b", 10), ("trajectory", "c", 100)):
+        file = root / kind / "00" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 1_000_000)
+        os.utime(file, (time.time() - days * 86_400,) * 2)
+    (root / "lora" / "00" / ".d.part").write_bytes(b"x")
+    return root
+
+
+def kept(cache: Path) -> list[str]:
+    return sorted(file.name for file in cache.rglob("*") if file.is_file())
+
+
+@pytest.mark.usefixtures("cache")
+def test_cache_list_sums_up_by_kind(style: Style) -> None:
+    rows = style("cache", "list", "--json").rows[:-1]
+    assert [(row["kind"], row["files"], row["bytes"]) for row in rows] == [
+        ("lora", 2, 2_000_000),
+        ("trajectory", 1, 1_000_000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["--older-than", "30"], [".d.part", "a", "b"]),
+        (["--max-gb", "0.001"], [".d.part", "a"]),
+        (["--max-gb", "0"], [".d.part"]),
+        (["--all"], [".d.part"]),
+        (["--all", "--dry-run"], [".d.part", "a", "b", "c"]),
+    ],
+)
+def test_cache_prune_removes_the_longest_unused(
+    arguments: list[str], left: list[str], style: Style, cache: Path
+) -> None:
+    assert style("cache", "prune", *arguments).status == 0
+    assert kept(cache) == left
+
+
+def test_an_empty_cache_is_no_failure(style: Style) -> None:
+    assert style("cache", "list").status == 0
+    assert style("cache", "prune", "--all").status == 0
