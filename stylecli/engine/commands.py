@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 from stylecli.artifacts.journal import Journal
 from stylecli.backbone.model import Backbone
@@ -53,7 +52,7 @@ class Contents:
 
     arguments: Sequence[str] = ()
     manifest: Path | None = None
-    stdin: TextIO | None = None
+    stdin: Callable[[], str] | None = None
     nul: bool = False
 
     def rows(self) -> list[inputs.Row]:

@@ -225,7 +225,7 @@ def _row_count(model: Backbone, trajectory: Trajectory) -> Check:
     """The UNet must see the method's rows and no more: 1 + 2 a step, the last without source."""
     rows = 0
 
-    def count(_module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def count(_module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
         nonlocal rows
         rows += len(arguments[0])
 

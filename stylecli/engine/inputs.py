@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from stylecli.errors import InputError
 
@@ -29,13 +28,13 @@ class Row:
 
 
 def expand(
-    arguments: Sequence[str], *, stdin: TextIO | None = None, nul: bool = False
+    arguments: Sequence[str], *, stdin: Callable[[], str] | None = None, nul: bool = False
 ) -> list[Path]:
     """Files behind the arguments, in the order given, folders sorted, duplicates once.
 
     Args:
         arguments: Files, folders (recursive), globs, or ``-`` for a list on standard input.
-        stdin: Where ``-`` reads from.
+        stdin: Reads the whole of what ``-`` stands for.
         nul: The list is separated by NUL bytes instead of newlines.
 
     Raises:
@@ -44,7 +43,7 @@ def expand(
     found: dict[Path, None] = {}
     for argument in arguments:
         if argument == "-":
-            text = stdin.read() if stdin is not None else ""
+            text = stdin() if stdin is not None else ""
             names = [name for name in (text.split("\0") if nul else text.splitlines()) if name]
             if not names:
                 raise InputError(

@@ -115,8 +115,7 @@ def bank(
     batches, words = [], []
     for start in range(0, count, 64):
         views = [
-            view(world, families, px, photo_share, generator)
-            for _ in range(min(64, count - start))
+            view(world, families, px, photo_share, generator) for _ in range(min(64, count - start))
         ]
         pictures = torch.stack([v.picture for v in views]).mul(2).sub(1)
         pictures = pictures.to(memory_format=torch.channels_last)
@@ -136,9 +135,7 @@ def by_family(world: World, indices: Sequence[int]) -> list[list[int]]:
     return [groups[name] for name in sorted(groups)]
 
 
-def _ground(
-    world: World, px: int, generator: Generator
-) -> tuple[Float[Tensor, "3 px px"], str]:
+def _ground(world: World, px: int, generator: Generator) -> tuple[Float[Tensor, "3 px px"], str]:
     lot = grounds.uniform(generator)
     if lot < 0.5:
         return torch.ones(3, px, px), ""

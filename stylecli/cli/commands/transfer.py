@@ -102,7 +102,9 @@ def transfer(
 
     prepared = commands.transfer(
         resolved.recipe,
-        commands.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin, nul=nul),
+        commands.Contents(
+            arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul
+        ),
         commands.Destination(
             output=output,
             name=name,
@@ -175,7 +177,9 @@ def invert(
 
     prepared = commands.invert(
         resolved.recipe,
-        commands.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin, nul=nul),
+        commands.Contents(
+            arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul
+        ),
         commands.Destination(output=output, shard=shard, overwrite=overwrite, wait=wait),
         console,
         verify=verify,

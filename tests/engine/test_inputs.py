@@ -1,0 +1,103 @@
+"""What people type becomes a list of files, or an error that names the word that was wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from stylecli.engine import inputs
+from stylecli.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b.png", "a.JPG", "sub/c.webp", "sub/deep/d.png", "notes.txt", ".hidden.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_a_folder_is_read_whole_sorted_and_without_other_files(folder: Path) -> None:
+    assert names(inputs.expand([str(folder)])) == ["a.JPG", "b.png", "c.webp", "d.png"]
+
+
+def test_quoted_patterns_cross_folders(folder: Path) -> None:
+    assert names(inputs.expand(["**/*.png"])) == ["b.png", "d.png"]
+    assert names(inputs.expand(["?.png"])) == ["b.png"]
+
+
+def test_the_same_file_named_twice_is_one_item(folder: Path) -> None:
+    assert names(inputs.expand(["b.png", "?.png", "b.png"])) == ["b.png"]
+
+
+@pytest.mark.parametrize(("separator", "nul"), [("\n", False), ("\0", True)])
+def test_a_list_comes_from_standard_input(folder: Path, separator: str, nul: bool) -> None:
+    odd = folder / ("new\nline.png" if nul else "with space.png")
+    odd.touch()
+    text = separator.join(["b.png", odd.name, ""])
+    found = inputs.expand(["-"], stdin=io.StringIO(text).read, nul=nul)
+    assert names(found) == ["b.png", odd.name]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(folder: Path) -> None:
+    (folder / "x[1].png").touch()
+    assert names(inputs.expand(["x[1].png"])) == ["x[1].png"]
+
+
+@pytest.mark.parametrize("argument", ["absent.png", "*.tiff", "sub/deep/e*.png", "empty"])
+def test_what_matches_nothing_is_an_error_that_names_it(folder: Path, argument: str) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError) as caught:
+        inputs.expand([argument])
+    assert argument in caught.value.what
+
+
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(InputError, match="empty"):
+        inputs.expand(["-"], stdin=io.StringIO("\n").read)
+
+
+def test_manifest_inputs_count_from_its_folder_and_outputs_do_not(folder: Path) -> None:
+    jsonl = folder / "sub" / "jobs.jsonl"
+    jsonl.write_text('{"content": "c.webp", "lora": "x.safetensors", "output": "o.png"}\n\n')
+    csv = folder / "sub" / "jobs.csv"
+    csv.write_text("content,lora,output\nc.webp,x.safetensors,o.png\n")
+    for manifest in (jsonl, csv):
+        (row,) = inputs.manifest(manifest)
+        assert row.content == folder / "sub" / "c.webp"
+        assert row.lora == folder / "sub" / "x.safetensors"
+        assert row.output == Path("o.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("not json", "jobs.jsonl:1"),
+        ('{"content": "a"}\n{"style": "b"}', "jobs.jsonl:2  no 'content'"),
+        ('{"content": "a", "contnet": "b"}', "contnet"),
+        ("", "no rows"),
+        ("[1]", "jobs.jsonl:1"),
+    ],
+)
+def test_a_wrong_manifest_says_which_line(tmp_path: Path, text: str, words: str) -> None:
+    manifest = tmp_path / "jobs.jsonl"
+    manifest.write_text(text)
+    with pytest.raises(InputError) as caught:
+        inputs.manifest(manifest)
+    assert words in caught.value.what
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a file name that is not UTF-8")
+def test_names_that_are_not_utf8_work(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).touch()
+    assert names(inputs.expand([str(tmp_path)])) == [name]

@@ -1,0 +1,86 @@
+"""Plans: keys change when anything decisive does, shards partition, names cannot collide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stylecli.engine import plan
+from stylecli.engine.plan import Input, Job
+from stylecli.errors import UsageError
+from stylecli.recipe.schema import Recipe
+
+
+def build(folder: Path, **changes: Any) -> plan.Plan:
+    for name in ("photo.png", "look.png"):
+        (folder / name).write_bytes(name.encode())
+    rows = [([Input.of("content", folder / "photo.png"), Input.of("style", folder / "look.png")],
+             None)]  # fmt: skip
+    given_ = {"decisive": {"recipe": 1}, "seed": 0, "output": folder / "o.png", "name": "",
+              "is_file": True}  # fmt: skip
+    return plan.build("transfer", rows, **(given_ | changes))
+
+
+def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) -> None:
+    (job,) = build(tmp_path).jobs
+    (moved,) = build(tmp_path, output=tmp_path / "elsewhere.png").jobs
+    assert moved.key == job.key
+    assert moved.seed == job.seed
+    others = [
+        build(tmp_path, seed=1),
+        build(tmp_path, decisive={"recipe": 2}),
+        plan.build("invert", [(list(job.inputs), None)], decisive={"recipe": 1}, seed=0,
+                   output=tmp_path / "o.png", name="", is_file=True),
+    ]  # fmt: skip
+    (tmp_path / "twin").mkdir()
+    keys = {other.jobs[0].key for other in others} | {job.key}
+    assert len(keys) == 4
+    assert build(tmp_path, seed=1).jobs[0].seed != job.seed
+
+
+def test_every_field_of_a_recipe_changes_the_key_of_a_transfer() -> None:
+    """The settings reach the key as one dump, so a field that is dumped is a field that counts."""
+    dumped = Recipe().model_dump(exclude={"description", "device", "backbone"})
+    assert set(dumped) == {"lora", "inversion", "sampling", "injection"}
+    for section, values in dumped.items():
+        assert set(values) == set(type(getattr(Recipe(), section)).model_fields)
+
+
+@given(
+    names=st.lists(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=30, unique=True),
+    count=st.integers(1, 7),
+)
+def test_shards_are_a_partition(names: list[str], count: int) -> None:
+    jobs = tuple(Job(name, "transfer", (), Path(f"{name}.png"), 0) for name in names)
+    whole = plan.Plan(jobs, Path())
+    parts = [plan.shard(whole, (i, count)).jobs for i in range(1, count + 1)]
+    assert sorted(job.key for part in parts for job in part) == sorted(names)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/5", ""])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        plan.parse_shard(text)
+
+
+def test_shards_are_counted_from_one() -> None:
+    assert plan.parse_shard("3/8") == (3, 8)
+
+
+@pytest.mark.parametrize("template", ["{who}.png", "../{content}.png", "/{content}.png", "{", ""])
+def test_a_name_that_leaves_the_folder_or_names_nothing_is_refused(
+    tmp_path: Path, template: str
+) -> None:
+    with pytest.raises(UsageError):
+        build(tmp_path, is_file=False, output=tmp_path / "out", name=template)
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    long = tmp_path / f"{'x' * 200}.png"
+    long.write_bytes(b"x")
+    job = Job("k" * 64, "transfer", (Input.of("content", long),), tmp_path, 0)
+    assert len(plan.file_name("{content}-{key}.png", job)) < 120
