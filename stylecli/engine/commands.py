@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stylecli.artifacts.journal import Journal
 from stylecli.backbone.model import Backbone
-from stylecli.engine import inputs, makers, plan
+from stylecli.engine import inputs, lora, makers, plan
 from stylecli.engine.context import Reporter, RunContext
 from stylecli.engine.estimate import Cost, estimate
 from stylecli.engine.plan import Input, Plan
@@ -273,7 +273,7 @@ def train_lora(
             f"--set lora.steps={min(2000, settings.steps * len(pictures))}"
         )
     session = Session.open(recipe, reporter, allow_download=allow_download)
-    captions = [p.caption for p in makers.captioned([i.path for i in pictures], settings.prompt)]
+    captions = [p.caption for p in lora.style_pictures([i.path for i in pictures], settings.prompt)]
     planned = plan.build(
         "train-lora",
         [(pictures, None)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,16 +32,13 @@ MAX_LOADED = 8
 FLAT = 1e-3
 
 
-captioned = lora.style_pictures
-
-
 def train_lora(
     job: Job, backbone: Backbone, recipe: Recipe, context: RunContext, *, settings: Lora
 ) -> dict[str, Any]:
     """Fit a LoRA to all inputs of a job and write it; an interrupted fit goes on where it was."""
     pictures = lora.style_pictures([item.path for item in job.inputs], settings.prompt)
     output = job.output
-    state_file = output.with_name(f".{output.name}.state.safetensors")
+    state_file = _state_file(output)
     fitted = lora.fit(
         backbone,
         pictures,
@@ -232,8 +228,10 @@ def _side_by_side(
     return torch.cat(panels, dim=-1)
 
 
+def _state_file(output: Path) -> Path:
+    return output.with_name(f".{output.name}.state.safetensors")
+
+
 def remove_state(output: Path) -> None:
     """Forget an interrupted training, so that it starts again."""
-    output.with_name(f".{output.name}.state.safetensors").unlink(missing_ok=True)
-    if output.is_dir():
-        shutil.rmtree(output)
+    _state_file(output).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,16 @@ def execute(
                 ) from error
             except ItemError as error:
                 result = Result(job, "failed", time.monotonic() - started, error)
+            except StyleError:
+                raise
+            except Exception as error:
+                # A fault of ours in one item must not cost a night's run the others.
+                reporter.warn(f"{job.inputs[0].path.name}: {traceback.format_exc(limit=-2)}")
+                known = StyleError(
+                    f"unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                    fix="report it, with the lines above",
+                )
+                result = Result(job, "failed", time.monotonic() - started, known)
             journal.append(result.row())
             task.advance()
             yield result

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, distributed, nn
 
 from stylecli.engine import checkpoint
 
@@ -27,7 +27,7 @@ class Part(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """What is optimised and averaged; its buffers are not."""
+        """What is optimised and averaged."""
         ...
 
     def losses(self, progress: float, generator: Generator) -> Losses:
@@ -66,7 +66,7 @@ class Run:
     """A training in progress.
 
     Attributes:
-        average: Exponential moving average of every parameter, by name.
+        average: Exponential moving average of every weight and statistic, by name.
         elapsed: Seconds spent in steps, over all restarts.
     """
 
@@ -87,7 +87,7 @@ class Run:
         return min(1.0, self.elapsed / (3600 * self.settings.hours))
 
     def save(self) -> None:
-        tensors = {f"model.{n}": p for n, p in self.part.module.named_parameters()}
+        tensors = {f"model.{n}": p for n, p in _weights(self.part.module).items()}
         tensors |= {f"average.{n}": p for n, p in self.average.items()}
         moments = checkpoint.optimizer_tensors(self.optimizer)
         tensors |= {f"optimizer.{n}": p for n, p in moments.items()}
@@ -101,8 +101,8 @@ class Run:
         except FileNotFoundError:
             return False
         with torch.no_grad():
-            for name, parameter in self.part.module.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
+            for name, weight in _weights(self.part.module).items():
+                weight.copy_(tensors[f"model.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
         checkpoint.restore_optimizer(self.optimizer, _under(tensors, "optimizer."))
         self.generator.set_state(tensors["generator"])
@@ -116,6 +116,8 @@ class Run:
             group["lr"] = self._learning_rate()
         terms = self.part.losses(self.progress, self.generator)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if distributed.is_initialized():
+            _average_gradients(self.part.module)
         nn.utils.clip_grad_norm_(self.part.module.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -124,7 +126,7 @@ class Run:
         for name, term in terms.items():
             value = float(term.detach())
             self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
-        self.elapsed += time.perf_counter() - started
+        self.elapsed = _agreed(self.elapsed + time.perf_counter() - started)
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
@@ -135,7 +137,7 @@ class Run:
     @torch.no_grad()
     def _follow(self) -> None:
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        names, now = zip(*self.part.module.named_parameters(), strict=True)
+        names, now = zip(*_weights(self.part.module).items(), strict=True)
         torch._foreach_lerp_([self.average[name] for name in names], list(now), 1 - decay)
 
 
@@ -152,9 +154,12 @@ def start(part: Part, settings: Settings, path: Path) -> Run:
             weight_decay=settings.weight_decay,
         ),
         generator=torch.Generator().manual_seed(settings.seed),
-        average={n: p.detach().clone() for n, p in part.module.named_parameters()},
+        average={name: weight.clone() for name, weight in _weights(part.module).items()},
     )
     run.resume()
+    if distributed.is_initialized() and (rank := distributed.get_rank()):
+        # The checkpoint's generator is the first worker's; the others must draw other batches.
+        run.generator.manual_seed(settings.seed + 1_000_003 * rank + run.step)
     return run
 
 
@@ -166,9 +171,12 @@ def train(run: Run, *, export: Callable[[Run], None], log: Path) -> None:
         export: Writes the averaged weights somewhere usable; called at every checkpoint.
         log: JSON lines: step, seconds, running losses, figures.
     """
+    is_first = not distributed.is_initialized() or distributed.get_rank() == 0
     saved = shown = time.monotonic()
     while run.progress < 1:
         run.advance()
+        if not is_first:
+            continue
         now = time.monotonic()
         if now - shown > run.settings.figures_seconds or run.step in (1, 50, 150):
             _write_line(log, run)
@@ -177,9 +185,22 @@ def train(run: Run, *, export: Callable[[Run], None], log: Path) -> None:
             run.save()
             export(run)
             saved = time.monotonic()
-    run.save()
-    export(run)
-    _write_line(log, run)
+    if is_first:
+        run.save()
+        export(run)
+        _write_line(log, run)
+
+
+def join(rank: int, workers: int, rendezvous: Path) -> None:
+    """Make this process one of `workers` that average their gradients, one thread each.
+
+    Two single-threaded workers are steadier than two threads on a machine that does other work:
+    a thread that waits for a busy core holds up every operation, a worker only every step.
+    """
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers
+    )
 
 
 class averaged:  # noqa: N801  a context manager reads as a verb form
@@ -191,15 +212,39 @@ class averaged:  # noqa: N801  a context manager reads as a verb form
 
     @torch.no_grad()
     def __enter__(self) -> nn.Module:
-        for name, parameter in self._run.part.module.named_parameters():
-            self._own[name] = parameter.detach().clone()
-            parameter.copy_(self._run.average[name])
+        for name, weight in _weights(self._run.part.module).items():
+            self._own[name] = weight.clone()
+            weight.copy_(self._run.average[name])
         return self._run.part.module
 
     @torch.no_grad()
     def __exit__(self, *_: object) -> None:
-        for name, parameter in self._run.part.module.named_parameters():
-            parameter.copy_(self._own[name])
+        for name, weight in _weights(self._run.part.module).items():
+            weight.copy_(self._own[name])
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and the running statistics of norms, not counters or constants."""
+    return {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
+
+
+@torch.no_grad()
+def _average_gradients(module: nn.Module) -> None:
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view(gradient.shape))
+
+
+def _agreed(seconds: float) -> float:
+    """The first worker's clock, so that all of them stop after the same step."""
+    if not distributed.is_initialized():
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64)
+    distributed.broadcast(clock, src=0)
+    return float(clock)
 
 
 def _write_line(log: Path, run: Run) -> None:

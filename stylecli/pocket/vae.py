@@ -151,7 +151,7 @@ def latent_terms(mean: Float[Tensor, "b 4 h w"], target: Pictures, progress: flo
     return terms
 
 
-def held_out_pictures(world: World) -> dict[str, Pictures]:
+def held_out_pictures(world: World, px: int = 64) -> dict[str, Pictures]:
     """Fixed sets: unseen contents of train families, photographs trained on, photographs unseen."""
     generator = torch.Generator().manual_seed(1)
     held_out = world.indices(held_out_content=True)
@@ -161,8 +161,8 @@ def held_out_pictures(world: World) -> dict[str, Pictures]:
         if grounds.flip(0.5, generator):
             ground = torch.ones(3, 128, 128)
         icons.append(grounds.compose(world.icon(index), ground))
-    seen = [photo_crop(p, 64, generator) for p in world.photos.values() for _ in range(4)]
-    unseen = [photo_crop(p, 64, generator) for p in world.unseen.values() for _ in range(16)]
+    seen = [photo_crop(p, px, generator) for p in world.photos.values() for _ in range(4)]
+    unseen = [photo_crop(p, px, generator) for p in world.unseen.values() for _ in range(16)]
     return {
         "icons": torch.stack(icons),
         "photos": torch.stack(seen),

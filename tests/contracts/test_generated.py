@@ -45,6 +45,12 @@ Every key, what it accepts and its built-in default. Shipped recipes change some
 {rows}
 """
 
+CLI = """\
+# Commands
+
+What `style COMMAND --help` says. Every command also takes `-h`.
+{pages}"""
+
 PAGES = ["", *GROUPS, *(command.name for command in COMMANDS)]
 
 
@@ -80,12 +86,24 @@ def test_the_recipe_page_is_current(committed: Committed) -> None:
     committed("docs/recipes.md", RECIPES.format(rows="\n".join(rows)))
 
 
-@pytest.mark.parametrize("command", PAGES)
-def test_help_pages_are_current(command: str, style: Style, committed: Committed) -> None:
+def help_page(style: Style, command: str) -> str:
     done = style(*command.split(), "--help")
     assert done.status == 0
-    text = "\n".join(line.rstrip() for line in done.out.strip("\n").splitlines()) + "\n"
-    committed(f"tests/golden/help/{'-'.join(['style', *command.split()])}.txt", text)
+    return "\n".join(line.rstrip() for line in done.out.strip("\n").splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_help_pages_are_current(command: str, style: Style, committed: Committed) -> None:
+    name = "-".join(["style", *command.split()])
+    committed(f"tests/golden/help/{name}.txt", help_page(style, command))
+
+
+def test_the_page_of_commands_is_current(style: Style, committed: Committed) -> None:
+    pages = [
+        f"\n## style {command.name}\n\n```text\n{help_page(style, command.name)}```\n"
+        for command in COMMANDS
+    ]
+    committed("docs/commands.md", CLI.format(pages="".join(pages)))
 
 
 def test_no_help_page_is_left_over() -> None:
