@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Tiny models gain nothing from threads, and lose much to them when the machine is busy. Read when
+# torch is imported, also by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
@@ -43,8 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _clean_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No settings of the person who runs the tests, no cache of theirs, no network."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("STYLE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STYLE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,10 +19,17 @@ from torch import Tensor
 
 from stylecli.errors import ImageError
 
-# Larger pictures are refused by their header, before a pixel is decoded.
-MAX_PIXELS = 500_000_000
+# Larger pictures are refused by their header, before a pixel is decoded. The largest cameras make
+# 151 megapixels; as floats that is 1.8 GB. Pillow itself stops at 179.
+MAX_PIXELS = 160_000_000
+# Nothing is left of a longer one once its long side fits a model.
+MAX_ELONGATION = 100
 # A picture longer than this many times its short side is scaled by its long side instead.
 MAX_ASPECT = 4
+# Not all that Pillow knows: EPS would run Ghostscript on a stranger's program.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA", "ICO")
+# Floats are [0, 1] with highlights above, unless they count to 255 or to 65535.
+MAX_HIGHLIGHT = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +52,21 @@ def read(path: Path) -> Picture:
     """Decode a picture as a person would see it: upright, sRGB, eight bits, its first frame.
 
     Raises:
-        ImageError: Not a picture, damaged, or too large to decode; the message names the file.
+        ImageError: Not a picture, damaged, too large or too thin; the message names the file.
     """
     try:
-        data = path.read_bytes()
+        # A pipe would be waited for without end.
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: not a file", fix="give a picture file")
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise ImageError(f"{path}: the file is empty", fix="copy or export it again")
+            stream.seek(0)
+            rgb, alpha = _decode(path, stream)
     except OSError as error:
         raise ImageError(
-            f"{path}: {error.strerror}", fix="check the name and permissions"
+            f"{path}: {error.strerror or error}", fix="check the name and its permissions"
         ) from error
-    if not data:
-        raise ImageError(f"{path}: the file is empty", fix="copy it again")
-    try:
-        with warnings.catch_warnings():
-            # Our own limit below is stricter than a warning.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{path}: {width}x{height} is more than {MAX_PIXELS // 10**6} megapixels",
-                        fix="scale it down first",
-                    )
-                image.load()
-                rgb, alpha = _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture", fix="give PNG, JPEG, WebP, TIFF…") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: far too large to decode", fix="scale it down first") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError(f"{path}: damaged: {reason}", fix="copy or export it again") from error
-    except MemoryError as error:
-        raise ImageError(f"{path}: no memory to decode it", fix="scale it down first") from error
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
     if alpha is not None:
@@ -163,7 +153,7 @@ def _pad(image: Tensor, height: int, width: int) -> Tensor:
 
     def indices(length: int, wanted: int) -> Tensor:
         period = max(1, 2 * length - 2)
-        ramp = torch.arange(wanted) % period
+        ramp = torch.arange(wanted, device=image.device) % period
         return torch.where(ramp < length, ramp, period - ramp).clamp(0, length - 1)
 
     rows, columns = image.shape[-2:]
@@ -172,44 +162,108 @@ def _pad(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., indices(rows, height), :][..., indices(columns, width)]
 
 
+def _decode(path: Path, stream: BinaryIO) -> tuple[np.ndarray, np.ndarray | None]:
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures, odd metadata and the like; what matters raises.
+            warnings.simplefilter("ignore")
+            with Image.open(stream, formats=known) as image:
+                _check_size(path, *image.size)
+                image.load()
+                # A damaged note on how to hold a picture is no reason to refuse the picture.
+                with contextlib.suppress(Exception):
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _to_rgb(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{path}: not a picture that can be read", fix="give PNG, JPEG, WebP, AVIF or TIFF"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: no memory to decode it", fix="scale it down first") from error
+    except Exception as error:
+        # Decoders raise anything at all on bytes they did not expect; one picture is one item.
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ImageError(f"{path}: damaged: {reason}", fix="copy or export it again") from error
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f"{width}x{height} is ")
+    if max(width, height) > MAX_ELONGATION * min(width, height):
+        raise ImageError(
+            f"{path}: {width}x{height} is more than {MAX_ELONGATION} times as long as it is wide",
+            fix="cut it into pieces",
+        )
+
+
+def _too_large(path: Path, size: str = "") -> ImageError:
+    return ImageError(
+        f"{path}: {size}more than {MAX_PIXELS // 10**6} megapixels", fix="scale it down first"
+    )
+
+
 def _to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     profile = image.info.get("icc_profile")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    image, alpha = _split(image)
+    if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-        image = _to_srgb(image, profile)
-    has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    if not has_alpha:
-        return np.array(image.convert("RGB")), None
-    rgba = image.convert("RGBA")
-    alpha = np.array(rgba.getchannel("A"))
-    on_white = Image.new("RGBA", rgba.size, "white")
-    on_white.alpha_composite(rgba)
-    return np.array(on_white.convert("RGB")), None if alpha.min() == 255 else alpha
+    colour = _to_srgb(image, profile)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return np.array(colour), None
+    white = Image.new("RGB", colour.size, "white")
+    return np.array(Image.composite(colour, white, alpha)), np.array(alpha)
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colour and transparency; a profile speaks of colour alone, and not of palettes."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I;16") and isinstance(transparent, int):
+        opaque = (np.asarray(image) != transparent).astype(np.uint8) * 255
+        return image, Image.fromarray(opaque)
+    if image.mode == "P" and transparent is None:
+        return image.convert("RGB"), None
+    if image.mode in ("LA", "La"):
+        image = image.convert("LA")
+        return image.getchannel("L"), image.getchannel("A")
+    if image.mode in ("RGBA", "RGBa", "PA") or (
+        transparent is not None and image.mode in ("1", "L", "RGB", "P")
+    ):
+        image = image.convert("RGBA")
+        return image.convert("RGB"), image.getchannel("A")
+    return image, None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Pillow clips deep greys when it converts them; scale them instead."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
+    values[np.isnan(values)] = 0
+    brightest = float(values.max(where=np.isfinite(values), initial=0))
     if image.mode == "F":
-        top = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        top = 1.0 if brightest <= MAX_HIGHLIGHT else 255.0 if brightest <= 255 else 65535.0
     else:
-        top = 255.0 if image.mode == "I" and values.max() <= 255 else 65535.0
-    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8), "L")
+        top = 65535.0 if brightest <= 65535 else float(2**31 - 1)
+    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    try:
-        converted = ImageCms.profileToProfile(
-            image.convert("RGB") if image.mode == "RGBA" else image,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            outputMode="RGB",
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # a profile that cannot be used is better ignored than fatal
-    if converted is None:
-        return image
-    if image.mode == "RGBA":
-        converted.putalpha(image.getchannel("A"))
-    return converted
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if image.mode == "LAB":
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    elif image.mode == "YCbCr":
+        image = image.convert("RGB")
+    converted = None
+    if profile:
+        # One that is damaged, or meant for another kind of picture, is as good as none.
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+            converted = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+    return image.convert("RGB") if converted is None else converted

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from stylecli.errors import ItemError, LockedError
+from stylecli.artifacts.files import sweep, to_json
+from stylecli.errors import ItemError, LockedError, UsageError
+
+NAME = re.compile(r"runs(-\d+-of-\d+)?\.jsonl")
 
 
 class Journal:
@@ -29,24 +34,26 @@ class Journal:
         self._lock = FileLock(folder / f".{name}.lock")
 
     def __enter__(self) -> Self:
-        """Take the lock.
+        """Take the lock, making the folder if need be, and clear away scraps of killed runs.
 
         Raises:
             LockedError: Another run holds it, and this one was not told to wait.
-            ItemError: The folder cannot be written.
+            UsageError: The folder cannot be made or written; nothing was done.
         """
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=-1 if self._wait else 0)
         except Timeout as error:
             raise LockedError(
                 f"another run is writing to {self.path.parent}",
                 fix="wait for it, or queue with --wait",
             ) from error
-        except OSError as error:
-            raise ItemError(
-                f"{self.path.parent} cannot be written: {error.strerror}",
+        except (OSError, NotImplementedError) as error:
+            raise UsageError(
+                f"{self.path.parent} cannot be written: {getattr(error, 'strerror', error)}",
                 fix="choose another --output",
             ) from error
+        sweep(self.path.parent)
         return self
 
     def __exit__(
@@ -60,10 +67,13 @@ class Journal:
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row and see it onto the disk; a torn last line of a crash is ended first.
 
+        The row is stamped ``finished``, by which readers know the last of several.
+
         Raises:
             ItemError: The disk is full or the folder cannot be written.
         """
-        line = json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+        finished = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = to_json({"finished": finished, **row}).encode() + b"\n"
         try:
             with self.path.open("a+b") as stream:
                 if stream.tell():
@@ -81,17 +91,19 @@ class Journal:
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Rows of all journals in a folder, shards merged; lines that are not rows are passed over."""
-    for file in sorted(folder.glob("runs*.jsonl")):
+    for file in sorted(file for file in folder.glob("runs*.jsonl") if NAME.fullmatch(file.name)):
         with file.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError:
                     continue
-                if isinstance(row, dict) and "key" in row:
+                if isinstance(row, dict) and isinstance(row.get("key"), str):
                     yield row
 
 
 def latest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The last row of every key."""
-    return {row["key"]: row for row in rows(folder)}
+    """The last row of every key, whichever shard of however many wrote it."""
+    # Sorting keeps the order in a file where times are equal or absent.
+    in_order = sorted(rows(folder), key=lambda row: str(row.get("finished", "")))
+    return {row["key"]: row for row in in_order}

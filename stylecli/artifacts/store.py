@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, carry what made them, and a cache addressed by content."""
+"""Pictures and tensors that carry what made them, and a cache addressed by content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-import secrets
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,42 +16,22 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 from platformdirs import user_cache_dir
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stylecli.artifacts.files import to_json as to_json
+from stylecli.artifacts.files import write_atomic as write_atomic
 from stylecli.errors import ItemError, UsageError
 
 KEY = "style"
+# What `save_image` can write with its provenance inside.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 USER_COMMENT = 0x9286
 EXIF_IFD = 0x8769
 JPEG_QUALITY = 95
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
-
-    Raises:
-        ItemError: The folder cannot be written or the disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise ItemError(
-            f"{path} cannot be written: {error.strerror or error}",
-            fix="free some disk, or choose another --output",
-        ) from error
+# A JPEG holds one note of 64 KiB, EXIF's own words included.
+MAX_JPEG_NOTE = 60_000
 
 
 def save_image(path: Path, pixels: UInt8[Tensor, "h w 3"], provenance: Mapping[str, Any]) -> None:
@@ -59,25 +39,33 @@ def save_image(path: Path, pixels: UInt8[Tensor, "h w 3"], provenance: Mapping[s
 
     Raises:
         UsageError: A format that cannot carry it.
-        ItemError: The file cannot be written.
+        ItemError: The picture does not fit the format, or the file cannot be written.
     """
-    image = Image.fromarray(pixels.numpy(), "RGB")
-    text = json.dumps(provenance, sort_keys=True)
+    suffix = path.suffix.lower()
+    if suffix not in PICTURE_SUFFIXES:
+        raise UsageError(
+            f"{path}: cannot write pictures as {suffix or 'a file without suffix'}",
+            fix="use .png, .jpg or .webp",
+        )
+    image = Image.fromarray(pixels.cpu().numpy())
+    text = to_json(provenance)
     buffer = io.BytesIO()
-    match path.suffix.lower():
-        case ".png":
+    try:
+        if suffix == ".png":
             chunk = PngImagePlugin.PngInfo()
             chunk.add_text(KEY, text)
             image.save(buffer, "PNG", pnginfo=chunk)
-        case ".jpg" | ".jpeg":
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=_exif(text))
-        case ".webp":
+        elif suffix == ".webp":
             image.save(buffer, "WEBP", lossless=True, exif=_exif(text))
-        case suffix:
-            raise UsageError(
-                f"{path}: cannot write pictures as {suffix or 'a file without suffix'}",
-                fix="use .png, .jpg or .webp",
-            )
+        else:
+            if len(text) > MAX_JPEG_NOTE:
+                text = to_json(_without_inputs(provenance))
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=_exif(text))
+    except (OSError, ValueError) as error:
+        raise ItemError(
+            f"{path}: {image.width}x{image.height} cannot be written as {suffix}: {error}",
+            fix="use .png",
+        ) from error
     write_atomic(path, buffer.getvalue())
 
 
@@ -89,29 +77,38 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ItemError(f"{path}: {name} holds NaN or infinity; nothing was written")
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, _canonical(save(contiguous, metadata=dict(metadata))))
+            raise ItemError(
+                f"{path}: {name} holds NaN or infinity; nothing was written",
+                fix="use --dtype float32",
+            )
+    # Copies, because the format refuses tensors that share memory.
+    owned = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    write_atomic(path, _canonical(save(owned, metadata=dict(metadata))))
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
     """What made a file, as it says itself; None when it does not say, or cannot be read."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             with safe_open(path, framework="pt") as stream:
                 text = (stream.metadata() or {}).get(KEY)
         else:
-            with Image.open(path) as image:
-                text = image.info.get(KEY) if image.format == "PNG" else _user_comment(image)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+                    text = image.info.get(KEY) if image.format == "PNG" else _user_comment(image)
         found = json.loads(text) if text else None
-    except (OSError, SafetensorError, ValueError, SyntaxError):
+    except Exception:  # a file from elsewhere may hold anything, and raise anything
         return None
     return found if isinstance(found, dict) else None
 
 
 def cache_dir() -> Path:
     """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``."""
-    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style"))
+    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style")).expanduser()
 
 
 def cached(kind: str, key: str, suffix: str) -> Path:
@@ -142,12 +139,19 @@ def _file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def _canonical(data: bytes) -> bytes:
-    """The same safetensors with its header in one order; the library's changes with every process."""
+    """The same file with its header in one order; the library's changes with every process."""
     length = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"))
     encoded = header.encode()
     encoded += b" " * (-len(encoded) % 8)
     return len(encoded).to_bytes(8, "little") + encoded + data[8 + length :]
+
+
+def _without_inputs(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """For a note that is too small for the list; the journal has it."""
+    inputs = provenance.get("inputs", [])
+    kept = {key: value for key, value in provenance.items() if key != "inputs"}
+    return kept | {"inputs_omitted": {"count": len(inputs), "sha256": digest(inputs)}}
 
 
 def _exif(text: str) -> Image.Exif:
@@ -162,13 +166,3 @@ def _user_comment(image: Image.Image) -> str | None:
     if not isinstance(comment, bytes):
         return None
     return comment[8:].decode("ascii", errors="replace")
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -117,7 +117,9 @@ class NoiseSchedule:
             )
         scheduler = DDIMScheduler.from_config(dict(self.config) | {"clip_sample": False})
         scheduler.set_timesteps(steps)
-        timesteps = tuple(sorted(int(t) for t in scheduler.timesteps))
+        # The library's trailing grid counts down in fractions, and for some numbers of steps (103)
+        # rounding lets it take one more, to timestep -1.
+        timesteps = tuple(sorted(int(t) for t in scheduler.timesteps if t >= 0))
         if timesteps[-1] >= total:
             raise RecipeError(
                 f"{steps} steps end at timestep {timesteps[-1]}; the last one is {total - 1}",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stylecli.errors import WeightsError
 
-JSON: TypeAlias = "str | int | float | bool | None | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 
 _HEADER_KEY = "state"
 
@@ -94,12 +94,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value.clone()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in state.items():
-        if index >= len(parameters) or any(
-            value.ndim and value.shape != parameters[index].shape for value in moments.values()
+    for place, moments in state.items():
+        if place >= len(parameters) or any(
+            value.ndim and value.shape != parameters[place].shape for value in moments.values()
         ):
             raise WeightsError(
-                f"optimiser state {index} does not fit the parameters being trained",
+                f"optimiser state {place} does not fit the parameters being trained",
                 fix="resume with the settings the checkpoint was made with",
             )
     groups = optimizer.state_dict()["param_groups"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from transformers import CLIPTokenizer
 
 from stylecli.errors import WeightsError
 
-LPIPS_WIDTHS = (16, 48, 96, 128, 128)
+LPIPS_WIDTHS = (16, 32, 64, 128, 160)
 NATIVE_PX = 64
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -38,8 +39,13 @@ class PocketLpips(nn.Module):
         super().__init__()
         self.contents, self.families = tuple(contents), tuple(families)
         widths = (3, *LPIPS_WIDTHS)
-        self.blocks = nn.ModuleList(
-            _block(before, after) for before, after in zip(widths, widths[1:], strict=False)
+        self.blocks = nn.ModuleList(_block(before, after) for before, after in pairwise(widths))
+        self.neck = nn.Sequential(
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * widths[-1], widths[-1]),
+            nn.BatchNorm1d(widths[-1]),
+            nn.GELU(),
         )
         self.content_head = nn.Linear(widths[-1], len(self.contents))
         self.family_head = nn.Linear(widths[-1], len(self.families))
@@ -75,7 +81,7 @@ class PocketLpips(nn.Module):
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b contents"], Float[Tensor, "b families"]]:
         """Scores of every content and every family."""
-        pooled = self.features(images)[-1].mean(dim=(2, 3))
+        pooled = self.neck(self.features(images)[-1])
         return self.content_head(pooled), self.family_head(pooled)
 
 
@@ -171,10 +177,10 @@ def load_pocket_lpips(folder: Path) -> PocketLpips:
 def _block(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1),
-        nn.GroupNorm(4, after),
+        nn.BatchNorm2d(after),
         nn.GELU(),
         nn.Conv2d(after, after, 3, padding=1),
-        nn.GroupNorm(4, after),
+        nn.BatchNorm2d(after),
         nn.GELU(),
     )
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 T = TypeVar("T")
 
-_HUES = ("red", "orange", "yellow", "green", "green", "cyan", "blue", "blue", "purple", "pink")
+HUES = ("red", "orange", "yellow", "green", "green", "cyan", "blue", "blue", "purple", "pink")
 
 
 def uniform(generator: Generator) -> float:
@@ -43,7 +43,7 @@ def colour(generator: Generator) -> tuple[Float[Tensor, " 3"], str]:
     if saturation < 0.15:
         return rgb, "white" if value > 0.9 else "grey"
     shade = "dark " if value < 0.5 else "pale " if saturation < 0.4 else ""
-    return rgb, shade + _HUES[int(hue * 10 + 0.5) % 10]
+    return rgb, shade + HUES[int(hue * 10 + 0.5) % 10]
 
 
 def plain(px: int, generator: Generator) -> tuple[Float[Tensor, "3 px px"], str]:

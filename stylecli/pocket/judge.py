@@ -109,7 +109,8 @@ def yardstick_figures(models: Models, world: World) -> dict[str, float]:
 
 def text_figures(models: Models, world: World, *, held_out_content: bool) -> dict[str, float]:
     """Text to image for ten contents in each train family, scored by the yardsticks."""
-    contents = _common_contents(world, held_out_content=held_out_content)[:: 5][:10]
+    common = _common_contents(world, held_out_content=held_out_content)
+    contents = common[:: max(1, len(common) // 10)][:10]
     styles = [f.style for f in glyphs.FAMILIES.values() if not f.is_held_out]
     asked = [(content, style) for content in contents for style in styles]
     pictures = generate(models.backbone, [f"{content}, {style}" for content, style in asked])
@@ -140,9 +141,8 @@ def generate(
             uncond, cond = both.chunk(2)
             return sampling.guided(uncond, cond, GUIDANCE)
 
-        latents = torch.randn(len(chunk), 4, side, side, generator=generator)
-        for _, latents in sampling.denoise(latents, predict, backbone.schedule, levels):
-            pass
+        noise = torch.randn(len(chunk), 4, side, side, generator=generator)
+        *_, (_, latents) = sampling.denoise(noise, predict, backbone.schedule, levels)
         pictures.append(backbone.decode(latents))
     return torch.cat(pictures)
 
@@ -210,6 +210,9 @@ def ship(candidate: Path, found: Mapping[str, float], shipped: Path) -> None:
     if faults:
         raise UsageError("; ".join(faults), fix="train longer, or keep what ships")
     shutil.copytree(candidate, shipped, dirs_exist_ok=True)
+    for file in shipped.rglob("*"):
+        # safetensors writes files that only their owner may read; a wheel would keep that.
+        file.chmod(0o755 if file.is_dir() else 0o644)
     record.write_text(json.dumps({"figures": dict(found)}, indent=1) + "\n", encoding="utf-8")
 
 

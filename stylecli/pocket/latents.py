@@ -15,6 +15,7 @@ from stylecli.artifacts import glyphs
 from stylecli.engine import checkpoint
 from stylecli.pocket import grounds
 from stylecli.pocket.data import World, photo_crop, photo_words
+from stylecli.pocket.vae import encode
 
 PHOTO_STYLE = "photo"
 
@@ -117,10 +118,8 @@ def bank(
         views = [
             view(world, families, px, photo_share, generator) for _ in range(min(64, count - start))
         ]
-        pictures = torch.stack([v.picture for v in views]).mul(2).sub(1)
-        pictures = pictures.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            mean = vae.encode(pictures).latent_dist.mean.float()
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            mean = encode(vae, torch.stack([v.picture for v in views])).cpu()
         batches.append((mean * vae.config.scaling_factor).half())
         words += [(v.content, v.style, v.ground) for v in views]
     result = Bank(torch.cat(batches), words)

@@ -20,6 +20,8 @@ from torch import Generator, Tensor, distributed, nn
 from stylecli.engine import checkpoint
 
 Losses = dict[str, Tensor]
+MEETING_STEPS = 10
+FIRST_LINES = (1, 50, 150)
 
 
 class Part(Protocol):
@@ -115,9 +117,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         terms = self.part.losses(self.progress, self.generator)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        if distributed.is_initialized():
-            _average_gradients(self.part.module)
+        torch.stack(list(terms.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.part.module.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,7 +126,38 @@ class Run:
         for name, term in terms.items():
             value = float(term.detach())
             self.recent[name] = 0.98 * self.recent.get(name, value) + 0.02 * value
-        self.elapsed = _agreed(self.elapsed + time.perf_counter() - started)
+        if distributed.is_initialized() and self.is_meeting:
+            self._meet()
+        self.elapsed += time.perf_counter() - started
+        if distributed.is_initialized() and self.is_meeting:
+            self._agree_on_time()
+
+    @property
+    def is_meeting(self) -> bool:
+        """Whether the workers, if there are several, hold the same weights after this step."""
+        return not distributed.is_initialized() or self.step % MEETING_STEPS == 0
+
+    @torch.no_grad()
+    def _meet(self) -> None:
+        """All workers go on from the mean of their weights and moments.
+
+        Averaging every few steps instead of every gradient (local SGD, Stich 2019) costs less and
+        lets a worker whose core is busy catch up.
+        """
+        tensors = list(_weights(self.part.module).values())
+        moments = checkpoint.optimizer_tensors(self.optimizer)
+        tensors += [moment for name, moment in moments.items() if not name.endswith(".step")]
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def _agree_on_time(self) -> None:
+        """The first worker's clock, so that all of them stop after the same step."""
+        clock = torch.tensor(self.elapsed, dtype=torch.float64)
+        distributed.broadcast(clock, src=0)
+        self.elapsed = float(clock)
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
@@ -173,12 +204,12 @@ def train(run: Run, *, export: Callable[[Run], None], log: Path) -> None:
     """
     is_first = not distributed.is_initialized() or distributed.get_rank() == 0
     saved = shown = time.monotonic()
-    while run.progress < 1:
+    while run.progress < 1 or not run.is_meeting:
         run.advance()
-        if not is_first:
+        if not (is_first and run.is_meeting):
             continue
         now = time.monotonic()
-        if now - shown > run.settings.figures_seconds or run.step in (1, 50, 150):
+        if now - shown > run.settings.figures_seconds or run.step in FIRST_LINES:
             _write_line(log, run)
             shown = time.monotonic()
         if now - saved > run.settings.checkpoint_seconds:
@@ -192,7 +223,7 @@ def train(run: Run, *, export: Callable[[Run], None], log: Path) -> None:
 
 
 def join(rank: int, workers: int, rendezvous: Path) -> None:
-    """Make this process one of `workers` that average their gradients, one thread each.
+    """Make this process one of `workers` that average their weights, one thread each.
 
     Two single-threaded workers are steadier than two threads on a machine that does other work:
     a thread that waits for a busy core holds up every operation, a worker only every step.
@@ -228,30 +259,11 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
 
 
-@torch.no_grad()
-def _average_gradients(module: nn.Module) -> None:
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view(gradient.shape))
-
-
-def _agreed(seconds: float) -> float:
-    """The first worker's clock, so that all of them stop after the same step."""
-    if not distributed.is_initialized():
-        return seconds
-    clock = torch.tensor(seconds, dtype=torch.float64)
-    distributed.broadcast(clock, src=0)
-    return float(clock)
-
-
 def _write_line(log: Path, run: Run) -> None:
     with averaged(run):
         figures = dict(run.part.figures())
     line = {"step": run.step, "seconds": round(run.elapsed), **run.recent, **figures}
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+    rounded = {name: round(value, 4) for name, value in line.items()}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps(rounded) + "\n")

@@ -7,7 +7,10 @@ let go; flat patches and every hue are in each batch.
 
 from __future__ import annotations
 
+import colorsys
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -104,13 +107,14 @@ class VaePart:
     def losses(self, progress: float, generator: Generator) -> Losses:
         pictures = torch.cat(
             [picture(self.world, self._train, self.px, generator) for _ in range(self.batch)]
-        ).to(memory_format=torch.channels_last)
-        target = pictures * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        )
+        device = self.vae.device
+        with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(not self.decoder_only):
-                mean = self.vae.encode(target).latent_dist.mean.float()
-            noise = torch.randn(mean.shape, generator=generator)
+                mean = encode(self.vae, pictures)
+            noise = torch.randn(mean.shape, generator=generator).to(device)
             result = self.vae.decode(mean + LATENT_NOISE * noise).sample.float()
+        target = pictures.to(device) * 2 - 1
         terms = reconstruction(result, target)
         if not self.decoder_only:
             terms |= latent_terms(mean, target, progress)
@@ -137,7 +141,7 @@ def reconstruction(result: Pictures, target: Pictures) -> Losses:
     }
 
 
-def latent_terms(mean: Float[Tensor, "b 4 h w"], target: Pictures, progress: float) -> Losses:
+def latent_terms(mean: Float[Tensor, "b 4 y x"], target: Pictures, progress: float) -> Losses:
     """Pull each channel to mean 0 and deviation 1, and at first towards the averaged picture."""
     deviation = mean.std(dim=(0, 2, 3))
     terms = {
@@ -174,9 +178,8 @@ def held_out_pictures(world: World, px: int = 64) -> dict[str, Pictures]:
 def reconstruct(vae: AutoencoderKL, pictures: Pictures) -> Pictures:
     parts = []
     for chunk in pictures.split(16):
-        target = (chunk * 2 - 1).to(memory_format=torch.channels_last)
-        decoded = vae.decode(vae.encode(target).latent_dist.mean).sample
-        parts.append(decoded.float().div(2).add(0.5).clamp(0, 1))
+        decoded = vae.decode(encode(vae, chunk)).sample.float().cpu()
+        parts.append(decoded.div(2).add(0.5).clamp(0, 1))
     return torch.cat(parts)
 
 
@@ -188,8 +191,6 @@ def psnr(vae: AutoencoderKL, pictures: Pictures) -> float:
 
 def flat_patches(px: int = 64) -> Pictures:
     """Every hue at four mixes of saturation and value."""
-    import colorsys
-
     mixes = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (0.6, 0.75))
     rgb = [
         colorsys.hsv_to_rgb(index / FLAT_HUES, *mixes[index % len(mixes)])
@@ -224,11 +225,35 @@ def to_lab(pictures: Pictures) -> Pictures:
 @torch.no_grad()
 def latent_statistics(vae: AutoencoderKL, pictures: Pictures) -> dict[str, float]:
     """The deviation that `scaling_factor` inverts, and the largest channel mean."""
-    mean = torch.cat([vae.encode(rows * 2 - 1).latent_dist.mean for rows in pictures.split(16)])
+    mean = torch.cat([encode(vae, rows) for rows in pictures.split(16)])
     return {
         "latent_std": float(mean.std()),
         "latent_bias": float(mean.mean(dim=(0, 2, 3)).abs().max()),
     }
+
+
+@torch.no_grad()
+def set_scaling_factor(vae: AutoencoderKL, world: World) -> None:
+    """One over the latents' deviation on training pictures."""
+    generator, indices = torch.Generator().manual_seed(3), world.indices()
+    batches = [
+        torch.cat([picture(world, indices, 64, generator) for _ in range(32)]) for _ in range(12)
+    ]
+    mean = torch.cat([encode(vae, batch) for batch in batches])
+    vae.register_to_config(scaling_factor=round(1 / float(mean.std()), 4))
+
+
+def encode(vae: AutoencoderKL, pictures: Pictures) -> Float[Tensor, "b 4 y x"]:
+    """The posterior's mean for pictures in [0, 1], not scaled, on the VAE's device."""
+    target = (pictures * 2 - 1).to(vae.device, memory_format=torch.channels_last)
+    mean: Tensor = vae.encode(target).latent_dist.mean
+    return mean.float()
+
+
+def export(vae: AutoencoderKL, folder: Path) -> None:
+    """float16 safetensors and the configuration, as diffusers keeps them."""
+    half = copy.deepcopy(vae).to(memory_format=torch.contiguous_format).half()
+    half.save_pretrained(folder)
 
 
 def _ground(world: World, px: int, generator: Generator) -> Float[Tensor, "3 px px"]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from stylecli.pocket import data, grounds
+
 VOCABULARY = 4000
 MAX_TOKENS = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -37,6 +39,18 @@ COMMON = (
     "quality ugly blurred worst best van gogh monet picasso mosaic stained comic cartoon anime "
     "three two one four five many sunset sunrise storm field farm market museum temple ruin"
 )
+
+
+def corpus(captions: Iterable[str]) -> list[str]:
+    """The icons' captions, and the words of photographs and grounds."""
+    photos = [f"photo, {words}" for words in {**data.WALLPAPERS, **data.BUNDLED}.values()]
+    hues = (*grounds.HUES, "black", "white", "grey")
+    places = [
+        f"on {shade}{hue}, close up, on a gradient, on a photo"
+        for shade in ("", "dark ", "pale ")
+        for hue in hues
+    ]
+    return [*captions, *photos * 3, *places]
 
 
 def train(captions: Iterable[str], folder: Path) -> CLIPTokenizer:

@@ -44,7 +44,8 @@ def ensure_torchvision() -> Literal["native", "shimmed", "absent"]:
             continue
         if _has_operator("nms"):
             return "native"
-    library = torch.library.Library("torchvision", "DEF")
+    # A fragment adds to what may be there; only one owner could define the whole.
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in SCHEMAS:
         if not _has_operator(schema.partition("(")[0]):
             library.define(schema)

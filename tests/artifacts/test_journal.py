@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from stylecli.artifacts.journal import Journal, latest, rows
-from stylecli.errors import LockedError
+from stylecli.errors import ItemError, LockedError, UsageError
 from tests.conftest import ROOT
 
 HOLD = (
@@ -39,6 +43,105 @@ def test_a_torn_last_line_costs_only_itself(tmp_path: Path) -> None:
     assert [row["key"] for row in rows(tmp_path)] == ["a", "b"]
 
 
+def test_wherever_a_line_is_torn_only_it_is_lost(tmp_path: Path) -> None:
+    """What a crash or a full disk can leave: any number of bytes of the last row."""
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "a", "status": "done"})
+        journal.append({"key": "b", "status": "done", "nested": {"figures": [1, 2.5]}})
+    whole = journal.path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        journal.path.write_bytes(whole[:cut])
+        kept = ["a", "b"] if cut == len(whole) - 1 else ["a"]
+        assert [row["key"] for row in rows(tmp_path)] == kept
+        with journal:
+            journal.append({"key": "c"})
+        assert [row["key"] for row in rows(tmp_path)] == [*kept, "c"]
+
+
+def test_a_row_that_does_not_fit_the_disk_is_reported_and_the_next_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "a"})
+        with monkeypatch.context() as patch:
+
+            def full(_handle: int) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(ItemError, match="No space left"):
+                journal.append({"key": "b"})
+        journal.append({"key": "c"})
+    assert {"a", "c"} <= latest(tmp_path).keys()
+
+
+def test_the_last_row_of_a_key_counts_when_the_number_of_shards_changes(tmp_path: Path) -> None:
+    for shard, status in [(None, "failed"), ((1, 2), "failed"), ((2, 3), "done"), (None, "last")]:
+        with Journal(tmp_path, shard) as journal:
+            journal.append({"key": "a", "status": status})
+        assert latest(tmp_path)["a"]["status"] == status
+        time.sleep(0.003)
+
+
+def test_other_files_and_other_lines_are_passed_over(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "a"})
+    for name in ("runs-old.jsonl", "runs.jsonl.bak", "runs-1-of-2.jsonl.orig", "otherruns.jsonl"):
+        (tmp_path / name).write_text('{"key": "foreign"}\n')
+    with journal.path.open("ab") as stream:
+        stream.write(b'{"key": ["list"]}\n[1]\n\xff\xfe\n\n{"status": "no key"}\n')
+    assert [row["key"] for row in rows(tmp_path)] == ["a"]
+    assert latest(tmp_path / "absent") == {}
+
+
+def test_every_line_is_json_to_any_reader(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "ä\n", "psnr": float("inf"), "loss": [float("nan"), 1.5]})
+    (line,) = journal.path.read_text().splitlines()
+    row = json.loads(line, parse_constant=refuse)
+    assert (row["key"], row["psnr"], row["loss"]) == ("ä\n", None, [None, 1.5])
+
+
+def test_shards_at_work_together_lose_no_row(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from stylecli.artifacts.journal import Journal\n"
+        "with Journal(Path(sys.argv[1]), (int(sys.argv[2]), 3)) as journal:\n"
+        "    for i in range(20): journal.append({'key': f'{sys.argv[2]}-{i}'})"
+    )
+    shards = [
+        subprocess.Popen([sys.executable, "-c", script, tmp_path, str(i)], cwd=ROOT)
+        for i in (1, 2, 3)
+    ]
+    assert [shard.wait(timeout=30) for shard in shards] == [0, 0, 0]
+    assert latest(tmp_path).keys() == {f"{i}-{j}" for i in (1, 2, 3) for j in range(20)}
+
+
+def test_a_folder_is_made_and_one_that_cannot_be_is_refused_before_work(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a" / "b") as journal:
+        journal.append({"key": "a"})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file/out cannot be written") as caught:
+        Journal(tmp_path / "file" / "out").__enter__()
+    assert caught.value.fix
+
+
+def test_opening_clears_away_what_killed_runs_left(tmp_path: Path) -> None:
+    scrap = tmp_path / ".x.png.1.aa.part"
+    scrap.write_bytes(b"")
+    os.utime(scrap, (0, 0))
+    with Journal(tmp_path):
+        assert not scrap.exists()
+
+
+def test_reading_a_journal_costs_no_torch() -> None:
+    script = "import sys, stylecli.artifacts.journal; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
 def test_shards_have_files_and_locks_of_their_own_and_readers_merge(tmp_path: Path) -> None:
     with Journal(tmp_path, (1, 2)) as one, Journal(tmp_path, (2, 2)) as two:
         one.append({"key": "a"})
@@ -55,17 +158,22 @@ def test_a_held_journal_is_refused_at_once_and_free_after_a_kill(tmp_path: Path)
         [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert holder.stdout is not None
+    started = time.monotonic()
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockedError) as caught, Journal(tmp_path):
             pass
         assert "--wait" in caught.value.fix
+        assert caught.value.exit_status == 5
+        with Journal(tmp_path, (1, 2)) as shard:  # another shard is another matter
+            shard.append({"key": "s"})
+        assert time.monotonic() - started < 5
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
     with Journal(tmp_path) as journal:
         journal.append({"key": "a"})
-    assert [row["key"] for row in rows(tmp_path)] == ["a"]
+    assert latest(tmp_path).keys() == {"a", "s"}
 
 
 def test_waiting_queues_behind_the_other_run(tmp_path: Path) -> None:

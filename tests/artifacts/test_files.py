@@ -1,0 +1,169 @@
+"""Files are there whole or not at all: killed, crowded or out of disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stylecli.artifacts import files
+from stylecli.errors import ItemError
+from tests.conftest import ROOT
+
+
+def in_a_process(script: str, *arguments: object) -> subprocess.Popen[str]:
+    preface = "import os, sys; from pathlib import Path; from stylecli.artifacts import files\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", preface + script, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("this system has no mount")
+    if done.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_scrap(small_disk: Path) -> None:
+    path = small_disk / "x.png"
+    files.write_atomic(path, b"old")
+    with pytest.raises(ItemError, match=r"x\.png cannot be written: No space left") as caught:
+        files.write_atomic(path, bytes(100_000))
+    assert "disk" in caught.value.fix
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in small_disk.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fails_late_leaves_the_old_file_and_no_scrap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "x.png"
+    files.write_atomic(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os if call == "fsync" else Path, call, full)
+    with pytest.raises(ItemError, match="No space left"):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("existing", [None, b"old"])
+def test_a_writer_killed_before_the_end_leaves_no_half_file(
+    tmp_path: Path, existing: bytes | None
+) -> None:
+    path = tmp_path / "x.bin"
+    if existing:
+        path.write_bytes(existing)
+    writer = in_a_process(
+        "os.fsync = lambda handle: os.kill(os.getpid(), 9)\n"
+        "files.write_atomic(Path(sys.argv[1]), b'x' * 100_000)",
+        path,
+    )
+    writer.communicate()
+    assert writer.returncode == -signal.SIGKILL
+    assert (path.read_bytes() if path.exists() else None) == existing
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_files(tmp_path: Path) -> None:
+    script = (
+        "print('on', flush=True)\n"
+        "for i in range(10**9): files.write_atomic(Path(sys.argv[1]), b'%d' % (i % 10) * 50_000)"
+    )
+    for round_ in range(4):
+        path = tmp_path / f"{round_}.bin"
+        writer = in_a_process(script, path)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.02 + 0.013 * round_)
+        writer.kill()
+        writer.communicate()
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 50_000
+            assert len(set(data)) == 1
+
+
+def test_writers_of_one_file_leave_one_of_their_versions_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    script = (
+        "for _ in range(30): files.write_atomic(Path(sys.argv[1]), sys.argv[2].encode() * 9999)"
+    )
+    writers = [in_a_process(script, path, letter) for letter in "abc"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 9999
+            assert len(set(data)) == 1
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_the_longest_name_a_file_system_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("絵" * 83 + ".png")
+    files.write_atomic(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
+def test_a_file_gets_the_rights_any_new_file_gets(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    files.write_atomic(tmp_path / "x", b"")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folders_are_made_and_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "a" / "b" / "x", b"x")
+    with pytest.raises(ItemError, match="a/b/x/y cannot be written"):
+        files.write_atomic(tmp_path / "a" / "b" / "x" / "y", b"x")
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def files_only(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").is_dir():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    files.write_atomic(tmp_path / "x", b"x")
+    assert (tmp_path / "x").read_bytes() == b"x"
+
+
+def test_sweeping_takes_old_scraps_and_nothing_else(tmp_path: Path) -> None:
+    names = [".x.png.1.aa.part", ".y.png.1.bb.part", "x.png", ".hidden", "model.part"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    two_hours_ago = time.time() - 2 * 3600
+    for name in names[:1] + names[2:]:
+        os.utime(tmp_path / name, (two_hours_ago, two_hours_ago))
+    files.sweep(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == set(names[1:])
+    files.sweep(tmp_path / "absent")

@@ -1,0 +1,37 @@
+"""The reference is a second opinion only as long as it asks nobody on our side."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+FILES = sorted(path for path in HERE.glob("*.py") if not path.name.startswith("test_"))
+ALLOWED = {"__future__", "collections", "contextlib", "copy", "dataclasses", "math", "tests",
+           "torch"}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they lead"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_there_are_four_of_them() -> None:
+    assert [path.stem for path in FILES] == ["attention", "ddim", "diffstyler", "mixture"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_reference_imports_nothing_of_the_package_it_judges(path: Path) -> None:
+    names = imported(path)
+    assert {name.partition(".")[0] for name in names} <= ALLOWED
+    assert all(n.startswith("tests.reference.") for n in names if n.partition(".")[0] == "tests")
+    assert "importlib" not in path.read_text(encoding="utf-8")
+    assert "stylecli" not in path.read_text(encoding="utf-8")
