@@ -6,10 +6,10 @@
     │   └── InputError          2  an input that is missing or matches nothing
     ├── ItemError               3  one item failed; the others go on
     │   ├── ImageError          3  a picture that cannot be read, or cannot be used
-    │   └── OutputDiffersError       3  the output exists and was made from something else
+    │   └── OutputDiffersError  3  the output exists and was made from something else
     ├── WeightsError            4  weights are missing, damaged or of another model
     ├── LockedError             5  another run holds the output folder
-    └── MemoryExhaustedError         6  out of memory after every fallback
+    └── MemoryExhaustedError    6  an item does not fit the memory; the others are done
 
 Raised with what happened (naming the value, file or key as the user wrote it) and `fix`, something
 to type or to change. `stylecli.cli.app.main` is the one place that turns them into an exit status.
@@ -85,7 +85,7 @@ class LockedError(StyleError):
 
 
 class MemoryExhaustedError(StyleError):
-    """Out of memory after every fallback."""
+    """Out of memory after every fallback; what did fit is done."""
 
     exit_status = 6
     code = "memory"

@@ -95,11 +95,16 @@ def outputs(backbone: Backbone, seed: int = 0) -> Tensor:
 
 
 def state(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    """The base model's own tensors: LoRAs left out, and the wrappers they leave in the names."""
+    return {
+        name.replace(".base_layer", ""): value.clone()
+        for name, value in module.state_dict().items()
+        if ".lora_" not in name
+    }
 
 
 def assert_same_state(module: torch.nn.Module, before: dict[str, Tensor]) -> None:
-    now = module.state_dict()
+    now = state(module)
     assert now.keys() == before.keys()
     changed = [name for name, value in before.items() if not torch.equal(now[name], value)]
     assert not changed

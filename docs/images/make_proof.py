@@ -65,7 +65,7 @@ def main() -> None:
             palette = metrics.palette_transfer(content, look)
 
             def gram(image: torch.Tensor, wanted: list[torch.Tensor] = wanted) -> float:
-                return float(metrics.gram_distance(network.features(image), wanted))
+                return float(metrics.gram_rel(network.features(image), wanted))
 
             rows.append(
                 {

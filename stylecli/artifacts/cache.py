@@ -1,12 +1,18 @@
-"""What the cache holds, and what of it can go. Paths only: nothing here opens a file."""
+"""The cache: where it is, what it holds, and what of it can go; paths only, without torch."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+# Nobody resumes a training that was interrupted longer ago.
+ABANDONED_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,16 @@ class Shelf:
     kind: str
     files: int
     bytes: int
+
+
+def cache_dir() -> Path:
+    """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``."""
+    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style")).expanduser()
+
+
+def cached(kind: str, key: str, suffix: str) -> Path:
+    """Where the cache keeps a thing of this kind under this digest; it may not be there."""
+    return cache_dir() / kind / key[:2] / f"{key}{suffix}"
 
 
 def shelves(root: Path) -> list[Shelf]:
@@ -59,12 +75,15 @@ def prunable(
 
 def _entries(root: Path) -> Iterator[Entry]:
     for path in root.rglob("*") if root.is_dir() else ():
-        # Dot files are locks and unfinished files of runs that may be going on.
-        if path.name.startswith(".") or path.parent == root or path.is_symlink():
+        if path.parent == root or path.is_symlink():
             continue
         try:
             status = path.stat()
         except FileNotFoundError:  # another run pruned it
             continue
+        used = max(status.st_atime, status.st_mtime)
+        # Dot files are unfinished ones, of runs that may be going on.
+        if path.name.startswith(".") and time.time() - used < ABANDONED_SECONDS:
+            continue
         if path.is_file():
-            yield Entry(path, status.st_size, max(status.st_atime, status.st_mtime))
+            yield Entry(path, status.st_size, used)

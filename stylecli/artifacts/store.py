@@ -1,11 +1,10 @@
-"""Pictures and tensors that carry what made them, and a cache addressed by content."""
+"""Pictures and tensors that carry what made them, and the digests that tell them apart."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
-from platformdirs import user_cache_dir
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -104,16 +102,6 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     except Exception:  # a file from elsewhere may hold anything, and raise anything
         return None
     return found if isinstance(found, dict) else None
-
-
-def cache_dir() -> Path:
-    """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``."""
-    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style")).expanduser()
-
-
-def cached(kind: str, key: str, suffix: str) -> Path:
-    """Where the cache keeps a thing of this kind under this digest; it may not be there."""
-    return cache_dir() / kind / key[:2] / f"{key}{suffix}"
 
 
 def digest(value: object) -> str:

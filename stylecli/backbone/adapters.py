@@ -6,6 +6,7 @@ layers are collected once and only their flags change.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ class Adapters:
     def __init__(self, unet: Any) -> None:
         self._unet = unet
         self._layers: list[Any] = []
+        self._scales: list[dict[str, float]] = []
         self._names: set[str] = set()
 
     def add(self, name: str, file: LoraFile) -> None:
@@ -37,21 +39,28 @@ class Adapters:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.CRITICAL)
         try:
-            self._unet.load_lora_adapter(
-                state,
-                adapter_name=name,
-                prefix="unet",
-                network_alphas=dict(file.network_alphas) or None,
-                metadata=dict(file.metadata) or None,
-            )
+            with warnings.catch_warnings():
+                # Several adapters on one model are what this class is for.
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                self._unet.load_lora_adapter(
+                    state,
+                    adapter_name=name,
+                    prefix="unet",
+                    network_alphas=dict(file.network_alphas) or None,
+                    metadata=dict(file.metadata) or None,
+                )
             refusal = ""
         except (ValueError, RuntimeError, KeyError) as error:
             refusal = str(error).partition("\n")[0]
         finally:
             logging.set_verbosity(verbosity)
-        check_matches(self._unet, name, file, refusal=refusal)
         self._names.add(name)
         self._collect()
+        try:
+            check_matches(self._unet, name, file, refusal=refusal)
+        except UsageError:
+            self.remove(name)
+            raise
 
     def adopt(self, name: str) -> None:
         """Take charge of an adapter that is already in the UNet, as after training."""
@@ -61,7 +70,10 @@ class Adapters:
     def remove(self, name: str) -> None:
         """Forget an adapter and free its memory."""
         self._names.discard(name)
-        self._unet.delete_adapters(name)
+        with warnings.catch_warnings():
+            # The library makes another one active; `_collect` switches that off again.
+            warnings.filterwarnings("ignore", message="Adapter .* was active")
+            self._unet.delete_adapters(name)
         self._collect()
 
     @contextmanager
@@ -76,24 +88,27 @@ class Adapters:
                 f"no LoRA named {unknown[0]!r} is loaded",
                 fix=f"loaded: {', '.join(sorted(self._names)) or 'none'}",
             )
-        scales = [dict(layer.scaling) for layer in self._layers]
-        for layer in self._layers:
+        before = [
+            (dict(layer.scaling), layer._active_adapter, layer._disable_adapters)
+            for layer in self._layers
+        ]
+        for layer, scales in zip(self._layers, self._scales, strict=True):
             layer._disable_adapters = not weights
             layer._active_adapter = list(weights)
-            for name, weight in weights.items():
-                if name in layer.scaling:
-                    layer.scaling[name] *= weight
+            for name in weights.keys() & scales.keys():
+                layer.scaling[name] = scales[name] * weights[name]
         try:
             yield
         finally:
-            for layer, scaling in zip(self._layers, scales, strict=True):
+            for layer, (scaling, active, is_disabled) in zip(self._layers, before, strict=True):
                 layer.scaling.update(scaling)
-                layer._disable_adapters = True
+                layer._active_adapter, layer._disable_adapters = active, is_disabled
 
     def _collect(self) -> None:
         from peft.tuners.lora import LoraLayer
 
         self._layers = [m for m in self._unet.modules() if isinstance(m, LoraLayer)]
+        self._scales = [dict(layer.scaling) for layer in self._layers]
         layer: Any
         for layer in self._layers:
             layer._disable_adapters = True

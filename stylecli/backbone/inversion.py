@@ -87,12 +87,13 @@ def invert(
         alpha = levels.alphas[seen_level] if seen_level else schedule.alphas_cumprod[0]
         noise = schedule.epsilon(predict(latents, timestep), latents, alpha)
         entered = move(latents, noise, start, end)
-        best, last_change = entered, float("inf")
+        # Measured against where the step starts: passes that grow would hide their own changes.
+        best, last_change, scale = entered, float("inf"), latents.norm()
         for _ in range(refine_iters):
             timestep, alpha = levels.timesteps[k - 1], end
             noise = schedule.epsilon(predict(best, timestep), best, alpha)
             entered = move(latents, noise, start, end)
-            change = float((entered - best).norm() / best.norm())
+            change = float((entered - best).norm() / scale)
             if change > last_change:
                 on_warning(f"refinement diverges at timestep {timestep}; the best pass is kept")
                 break

@@ -68,19 +68,20 @@ def read(path: Path, unet: Any) -> LoraFile:
             header = dict(stream.metadata() or {})
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         if path.is_dir():
-            config = json.loads((path / PEFT_CONFIG).read_text())
+            config = _mapping((path / PEFT_CONFIG).read_text(encoding="utf-8"))
             stem = "base_model.model."
             state = {"unet." + key.removeprefix(stem): value for key, value in tensors.items()}
             return LoraFile(state, {}, {f"unet.{k}": v for k, v in config.items()}, header)
+        metadata = _mapping(header.get("lora_adapter_metadata", "{}"))
         state, alphas = StableDiffusionPipeline.lora_state_dict(
             tensors, unet_config=unet.config, local_files_only=True
         )
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        missing = isinstance(error, KeyError)  # what it says is the key alone
+        reason = str(error).partition("\n")[0] + (" is missing" if missing else "")
         raise WeightsError(
             f"LoRA {path} cannot be read: {reason}", fix="copy the file again, or train it again"
         ) from error
-    metadata = json.loads(header.get("lora_adapter_metadata", "{}"))
     if not any(key.startswith("unet.") for key in state):
         raise UsageError(
             f"LoRA {path} has no tensor for a Stable Diffusion UNet",
@@ -101,19 +102,29 @@ def check_matches(unet: Any, adapter_name: str, file: LoraFile, *, refusal: str 
     Raises:
         UsageError: Nothing matched, or tensors of the file found no layer.
     """
+    from diffusers.utils import convert_unet_state_dict_to_peft
     from peft import get_peft_model_state_dict
 
-    wanted = sum(key.startswith("unet.") for key in file.state)
+    ours = {k.removeprefix("unet."): v for k, v in file.state.items() if k.startswith("unet.")}
+    wanted = convert_unet_state_dict_to_peft(ours).keys()
     try:
-        loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+        loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name).keys()
     except (KeyError, AttributeError, ValueError):
-        loaded = {}
-    if len(loaded) != wanted or not wanted:
+        loaded = set()
+    # Names, not numbers: the library fills the layers that a misnamed tensor was meant for.
+    if loaded != wanted or not wanted:
         raise UsageError(
-            f"the LoRA fits {len(loaded)} of the {wanted} tensors it holds to this backbone"
-            + (f": {refusal}" if refusal else ""),
+            f"the LoRA fits {len(loaded & wanted)} of the {len(wanted)} tensors it holds"
+            " to this backbone" + (f": {refusal}" if refusal else ""),
             fix="use a LoRA that was trained on this backbone",
         )
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("its settings are not a JSON object")
+    return found
 
 
 def plain_config(config: Any) -> dict[str, Any]:

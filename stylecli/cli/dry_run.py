@@ -8,8 +8,8 @@ from stylecli.cli.console import Console, duration, size
 from stylecli.recipe.text import render
 
 if TYPE_CHECKING:
-    from stylecli.engine.commands import Prepared
     from stylecli.engine.plan import Job
+    from stylecli.engine.request import Prepared
     from stylecli.recipe.load import Resolved
 
 LISTED_JOBS = 20

@@ -1,7 +1,7 @@
 """Every option that more than one command has, described once; and the examples of a help page.
 
-``--json``, ``-q`` and ``--debug`` are not among a command's parameters: `stylecli.cli.app` adds them
-to every command. Options that set a recipe key default to None: "as the recipe says".
+``--json``, ``-q`` and ``--debug`` are not among a command's parameters: `stylecli.cli.app` adds
+them to every command. Options that set a recipe key default to None: "as the recipe says".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stylecli.cli import dry_run as dry_run_page
 from stylecli.cli.console import console
 
 if TYPE_CHECKING:
-    from stylecli.engine.commands import Prepared
+    from stylecli.engine.request import Prepared
     from stylecli.engine.run import Result
     from stylecli.recipe.load import Resolved
 
@@ -117,7 +117,7 @@ SeedOpt = Annotated[
     ),
 ]
 OutputOpt = Annotated[
-    Path,
+    str,
     typer.Option(
         "--output",
         "-o",
@@ -131,7 +131,7 @@ NameOpt = Annotated[
     typer.Option(
         "--name",
         metavar="PATTERN",
-        help="File names in a folder, such as '{content}__{style}.png'.",
+        help="File names in a folder, of {content}, {style} and {key}.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -208,6 +208,8 @@ def settings(
 
 def carry_out(prepared: Prepared, resolved: Resolved, *, dry_run: bool) -> None:
     """Do what was prepared and say what became of each item; with ``--dry-run`` only show it."""
+    if resolved.assumed:
+        console.note(resolved.assumed)
     if dry_run:
         dry_run_page.show(console, resolved, prepared)
         return

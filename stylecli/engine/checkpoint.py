@@ -7,7 +7,6 @@ header. Nothing is pickled, so a checkpoint from elsewhere cannot run code.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from stylecli.artifacts.files import write_atomic
 from stylecli.errors import WeightsError
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
@@ -31,23 +31,16 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, JSON]) -
         path: Its folder is made if missing.
         tensors: Any devices, dtypes and memory formats; stored contiguous, shared memory untied.
         state: Anything JSON can hold.
+
+    Raises:
+        ItemError: The disk is full or the folder cannot be written; the old file is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     owned = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     content = to_bytes(owned, metadata={_HEADER_KEY: json.dumps(dict(state))})
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    write_atomic(path, content)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, JSON]]:
@@ -104,13 +97,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             )
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 # Share of the measured convolution rate that a whole UNet reaches: norms, softmax and small layers
-# take the rest. Measured on pocket and SD-sized random UNets; see `docs/decisions/`.
-UTILISATION = 0.5
+# take the rest (`docs/decisions/0006-estimates.md`).
+UTILISATION = 0.4
+# What a row costs however small it is: Python, and some hundred small operations.
+ROW_SECONDS = 0.02
 # Training passes the network forwards once and backwards about twice.
 TRAINING_FACTOR = 3.0
 # Python, torch and the libraries before any weight is loaded.
@@ -40,6 +42,8 @@ def estimate(
 ) -> Cost:
     """Count the operations of all UNet rows on the meta device and divide by a measured speed.
 
+    An order of magnitude, not a promise.
+
     Args:
         folder: The backbone's; only its configs and file sizes are read.
         device: Where it will run; probed for a fifth of a second.
@@ -50,12 +54,10 @@ def estimate(
         train_px: Side of the pictures trained on.
     """
     unet, latent_px = _meta_unet(folder)
-    per_row = _flops(unet, size_px // latent_px)
-    per_training_row = _flops(unet, train_px // latent_px) * TRAINING_FACTOR
-    total = sum(
-        n * (per_training_row if name == "training" else per_row) for name, n in rows.items()
-    )
     speed = _probe(device, dtype) * UTILISATION
+    row = _flops(unet, size_px // latent_px) / speed + ROW_SECONDS
+    training_row = (_flops(unet, train_px // latent_px) / speed + ROW_SECONDS) * TRAINING_FACTOR
+    seconds = sum(n * (training_row if name == "training" else row) for name, n in rows.items())
     element = torch.finfo(dtype).bits // 8
     stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     weights = sum(p.numel() for p in unet.parameters()) * element + stored // 3
@@ -63,7 +65,7 @@ def estimate(
     cells = (size_px // latent_px) ** 2
     activations = 2 * cells * unet.config.block_out_channels[0] * 64 * element
     vae = 2 * size_px**2 * 128 * 4
-    return Cost(items * total / speed, BASE_BYTES + weights + max(activations, vae))
+    return Cost(items * seconds, BASE_BYTES + weights + max(activations, vae))
 
 
 def _meta_unet(folder: Path) -> tuple[Any, int]:

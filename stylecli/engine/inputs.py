@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from stylecli.errors import InputError
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-)
+# Of the formats that `artifacts.images` reads; what is named itself may be called anything.
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".tga", ".ico", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
 COLUMNS = ("content", "style", "lora", "output")
 
 
@@ -28,7 +31,11 @@ class Row:
 
 
 def expand(
-    arguments: Sequence[str], *, stdin: Callable[[], str] | None = None, nul: bool = False
+    arguments: Sequence[str],
+    *,
+    stdin: Callable[[], str] | None = None,
+    nul: bool = False,
+    leave_out: Callable[[Path], bool] = lambda _: False,
 ) -> list[Path]:
     """Files behind the arguments, in the order given, folders sorted, duplicates once.
 
@@ -36,6 +43,7 @@ def expand(
         arguments: Files, folders (recursive), globs, or ``-`` for a list on standard input.
         stdin: Reads the whole of what ``-`` stands for.
         nul: The list is separated by NUL bytes instead of newlines.
+        leave_out: Files of folders and globs to pass over; what is named itself stays.
 
     Raises:
         InputError: An argument that matches nothing.
@@ -44,14 +52,16 @@ def expand(
     for argument in arguments:
         if argument == "-":
             text = stdin() if stdin is not None else ""
-            names = [name for name in (text.split("\0") if nul else text.splitlines()) if name]
+            # Not splitlines(): a name may hold the odder of what that takes for a line's end.
+            names = text.split("\0") if nul else [n.rstrip("\r") for n in text.split("\n")]
+            names = [name for name in names if name]
             if not names:
                 raise InputError(
                     "the list on standard input is empty", fix="pipe file names into it"
                 )
             paths = [_existing(name) for name in names]
         else:
-            paths = _one(argument)
+            paths = _one(argument, leave_out)
         found.update(dict.fromkeys(paths))
     return list(found)
 
@@ -65,11 +75,13 @@ def manifest(path: Path) -> list[Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"manifest {path} cannot be read: {error}") from error
-    if path.suffix == ".csv":
-        lines: list[tuple[int, object]] = list(
-            enumerate(csv.DictReader(text.splitlines()), start=2)
-        )
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(
+            f"manifest {path} cannot be read: {reason}", fix="give a .jsonl or .csv file"
+        ) from error
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        lines: list[tuple[int, object]] = [(reader.line_num, row) for row in reader]
     else:
         lines = []
         for number, line in enumerate(text.splitlines(), start=1):
@@ -94,13 +106,16 @@ def manifest(path: Path) -> list[Row]:
         paths = {key: Path(str(value)) for key, value in entry.items() if value}
         for key in paths.keys() - {"output"}:
             paths[key] = path.parent / paths[key]
-        rows.append(Row(**paths))
+        rows.append((number, Row(**paths)))
+    for number, row in rows:
+        if not row.content.is_file():
+            raise InputError(f"{path}:{number}  {row.content} does not exist", fix="check the name")
     if not rows:
         raise InputError(f"manifest {path} has no rows", fix=f"columns: {', '.join(COLUMNS)}")
-    return rows
+    return [row for _, row in rows]
 
 
-def _one(argument: str) -> list[Path]:
+def _one(argument: str, leave_out: Callable[[Path], bool]) -> list[Path]:
     path = Path(argument).expanduser()
     if path.is_dir():
         files = sorted(
@@ -109,6 +124,7 @@ def _one(argument: str) -> list[Path]:
             if file.suffix.lower() in IMAGE_SUFFIXES
             and file.is_file()
             and not file.name.startswith(".")
+            and not leave_out(file)
         )
         if not files:
             raise InputError(
@@ -121,7 +137,9 @@ def _one(argument: str) -> list[Path]:
     if glob.has_magic(argument):
         # Not Path.glob: a quoted pattern may name folders, and start at the root.
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        matches = sorted(match for name in names if (match := Path(name)).is_file())
+        matches = sorted(
+            match for name in names if (match := Path(name)).is_file() and not leave_out(match)
+        )
         if matches:
             return matches
         raise InputError(f"{argument} matches no file", fix="check the pattern; ** crosses folders")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.artifacts import images, store
@@ -19,12 +19,11 @@ from stylecli.backbone.model import Backbone
 from stylecli.backbone.objective import diffusion_loss
 from stylecli.engine import checkpoint
 from stylecli.engine.context import Reporter
-from stylecli.errors import ItemError, UsageError
+from stylecli.engine.draws import Draw
+from stylecli.errors import InputError, ItemError, UsageError
 from stylecli.recipe.schema import Lora
 from stylecli.tensors.seeds import generator
 
-# Pairs of timestep and noise that every LoRA is judged on before and after.
-EVAL_PAIRS = 16
 ADAPTER = "style"
 
 
@@ -57,13 +56,29 @@ class Fitted:
 
 
 def style_pictures(paths: Sequence[Path], prompt: str) -> list[StylePicture]:
-    """Pair each picture with its caption: a ``.txt`` beside it wins over the common prompt."""
+    """Pair each picture with its caption: a ``.txt`` beside it wins over the common prompt.
+
+    Raises:
+        InputError: A caption cannot be read.
+    """
     pictures = []
     for path in paths:
-        sidecar = path.with_suffix(".txt")
-        caption = sidecar.read_text(encoding="utf-8").strip() if sidecar.is_file() else prompt
+        file = caption_file(path)
+        try:
+            caption = prompt if file is None else file.read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise InputError(
+                f"caption {file} cannot be read: {reason}", fix="save it as UTF-8, or remove it"
+            ) from error
         pictures.append(StylePicture(path, store.file_sha256(path), caption))
     return pictures
+
+
+def caption_file(picture: Path) -> Path | None:
+    """The ``.txt`` beside a picture, where there is one."""
+    file = picture.with_suffix(".txt")
+    return file if file.is_file() else None
 
 
 def identity(
@@ -95,7 +110,8 @@ def fit(
     """Train one adapter; the UNet is the base model again afterwards.
 
     Everything random comes from ``(seed, step)``, so the result depends neither on the device's
-    generator nor on how often the run was interrupted. The state file is removed at the end.
+    generator nor on how often the run was interrupted. The state file is left for the caller, who
+    removes it once the LoRA is on the disk.
 
     Raises:
         UsageError: `state_file` belongs to a run with other settings.
@@ -107,7 +123,7 @@ def fit(
     embeds = dict(zip(captions, backbone.encode_prompt(captions).clone(), strict=True))
     key = identity(backbone, pictures, settings, seed)
     cells = settings.crop_px // backbone.latent_px if settings.crop == "random" else None
-    fixed = _Draw.fixed(backbone, latents, seed, cells)
+    fixed = Draw.fixed(backbone, latents, seed, cells)
 
     parameters = _add_adapter(backbone.unet, settings, seed)
     try:
@@ -140,7 +156,7 @@ def fit(
         with adapters.use({ADAPTER: 1.0}), reporter.task("train", settings.steps) as task:
             task.advance(done)
             for step in range(done, settings.steps):
-                draws = _Draw.of_step(backbone, latents, seed, step, settings.batch, cells)
+                draws = Draw.of_step(backbone, latents, seed, step, settings.batch, cells)
                 for draw in draws:
                     caption = "" if draw.drops_caption(settings) else pictures[draw.index].caption
                     losses = diffusion_loss(
@@ -149,7 +165,7 @@ def fit(
                     loss = losses.mean() / len(draws)
                     if not torch.isfinite(loss):
                         raise ItemError(
-                            f"the loss is {float(loss)} at step {step}",
+                            f"the loss is {loss.item()} at step {step}",
                             fix="lower lora.lr, or use --dtype float32",
                         )
                     scaler.scale(loss).backward()
@@ -181,92 +197,6 @@ def fit(
         backbone.unet.requires_grad_(False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """One training row: which picture, where in it, which noise and how much of it."""
-
-    index: int
-    clean: Float[Tensor, "1 c h w"]
-    noise: Float[Tensor, "1 c h w"]
-    timestep: Int[Tensor, " 1"]
-    chance: float
-
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        return self.clean.to(device), self.noise.to(device), self.timestep
-
-    def drops_caption(self, settings: Lora) -> bool:
-        return self.chance < settings.caption_dropout
-
-    @classmethod
-    def one(
-        cls,
-        backbone: Backbone,
-        latents: Sequence[tuple[Tensor, Tensor]],
-        index: int,
-        random: torch.Generator,
-        cells: int | None,
-        timestep: int | None = None,
-    ) -> _Draw:
-        mean, deviation = latents[index]
-        if cells is not None:
-            top, left = (
-                int(torch.randint(side - min(cells, side) + 1, (1,), generator=random))
-                for side in mean.shape[-2:]
-            )
-            window = (..., slice(top, top + cells), slice(left, left + cells))
-            mean, deviation = mean[window], deviation[window]
-        posterior_noise = torch.randn(mean.shape, generator=random)
-        drawn = torch.randint(len(backbone.schedule.alphas_cumprod), (1,), generator=random)
-        return cls(
-            index=index,
-            clean=mean + deviation * posterior_noise,
-            noise=torch.randn(mean.shape, generator=random),
-            timestep=drawn if timestep is None else torch.tensor([timestep]),
-            chance=float(torch.rand(1, generator=random)),
-        )
-
-    @classmethod
-    def of_step(
-        cls,
-        backbone: Backbone,
-        latents: Sequence[tuple[Tensor, Tensor]],
-        seed: int,
-        step: int,
-        batch: int,
-        cells: int | None,
-    ) -> list[_Draw]:
-        """The rows of one step; pictures come in a new shuffled order every epoch."""
-        draws = []
-        for row in range(step * batch, (step + 1) * batch):
-            epoch, place = divmod(row, len(latents))
-            order = torch.randperm(len(latents), generator=generator(seed, "epoch", epoch))
-            random = generator(seed, "row", row)
-            draws.append(cls.one(backbone, latents, int(order[place]), random, cells))
-        return draws
-
-    @classmethod
-    def fixed(
-        cls,
-        backbone: Backbone,
-        latents: Sequence[tuple[Tensor, Tensor]],
-        seed: int,
-        cells: int | None,
-    ) -> list[_Draw]:
-        """The rows every LoRA is judged on: timesteps spread evenly, noise of their own."""
-        total = len(backbone.schedule.alphas_cumprod)
-        return [
-            cls.one(
-                backbone,
-                latents,
-                pair % len(latents),
-                generator(seed, "eval", pair),
-                cells,
-                timestep=int((pair + 0.5) / EVAL_PAIRS * total),
-            )
-            for pair in range(EVAL_PAIRS)
-        ]
-
-
 def _posterior(
     backbone: Backbone, picture: StylePicture, settings: Lora
 ) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
@@ -281,32 +211,43 @@ def _posterior(
 
 
 def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
-    """Add the trainable pairs: A from N(0, 1/rank²), B zero, both float32."""
+    """Add the trainable pairs: A from N(0, 1/rank²), B zero, both float32.
+
+    Raises:
+        UsageError: A target is no linear layer of this UNet, which is as it was.
+    """
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    alpha = settings.rank if settings.alpha is None else settings.alpha
-    unet.add_adapter(
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(settings.targets),
-        ),
-        adapter_name=ADAPTER,
-    )
-    cast_training_params(unet, torch.float32)
     module: torch.nn.Module = unet
+    # A layer that once had a LoRA stays wrapped.
+    linear = [
+        name.removesuffix(".base_layer")
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]
+    for target in settings.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            raise UsageError(
+                f"lora.targets {target} is no linear layer of this UNet",
+                fix="use to_q, to_k, to_v, to_out.0",
+            )
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    # PEFT draws from the global generator, which is not ours to move.
+    with torch.random.fork_rng():
+        unet.add_adapter(
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
+                init_lora_weights="gaussian",
+                target_modules=list(settings.targets),
+            ),
+            adapter_name=ADAPTER,
+        )
+    cast_training_params(unet, torch.float32)
     parameters: dict[str, Tensor] = {
         name: p for name, p in module.named_parameters() if p.requires_grad
     }
-    if not parameters:
-        unet.delete_adapters(ADAPTER)
-        raise UsageError(
-            f"lora.targets {list(settings.targets)} match no layer of this UNet",
-            fix="use to_q, to_k, to_v, to_out.0",
-        )
-    # PEFT draws from the global generator; the same numbers must come from the seed.
     for name, parameter in parameters.items():
         if ".lora_A." in name:
             drawn = torch.randn(parameter.shape, generator=generator(seed, "init", name))

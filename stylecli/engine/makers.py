@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.artifacts import images, store
+from stylecli.artifacts import cache, images, store
 from stylecli.backbone import lora as lora_files
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import Trajectory, null_prediction, reconstruct
 from stylecli.backbone.model import Backbone
 from stylecli.engine import lora, trajectories
 from stylecli.engine.context import RunContext
-from stylecli.engine.plan import Input, Job
+from stylecli.engine.plan import UNREADABLE, Input, Job
 from stylecli.engine.run import provenance
-from stylecli.errors import ItemError
+from stylecli.errors import ImageError, ItemError
 from stylecli.evaluation.metrics import psnr
 from stylecli.methods import diffstyler
 from stylecli.recipe.schema import Lora, Recipe
@@ -53,7 +53,7 @@ def train_lora(
         "standard_error": round(fitted.standard_error, 6),
     }
     made_by = provenance(job, {"lora": settings.model_dump()}, backbone) | {"training": figures}
-    header = dict(fitted.header) | {"style": json.dumps(made_by, sort_keys=True)}
+    header = dict(fitted.header) | {store.KEY: store.to_json(made_by)}
     if settings.format == "peft":
         output.mkdir(parents=True, exist_ok=True)
         config = json.dumps(dict(fitted.peft_config), indent=2, sort_keys=True).encode()
@@ -75,7 +75,11 @@ class Inverter:
 
     def invert(self, item: Input) -> tuple[Tensor, images.Geometry, Trajectory, Path]:
         """The picture at the model's size, how it got there, its trajectory and that one's file."""
-        picture = images.to_tensor(images.read(item.path).pixels)
+        if item.sha256 == UNREADABLE:
+            images.read(item.path)  # says why
+            raise ImageError(f"{item.path}: changed during the run", fix="run it again")
+        read = images.read(item.path)
+        picture = images.to_tensor(read.pixels)
         geometry = images.Geometry.plan(
             *picture.shape[-2:],
             short_side=self.recipe.sampling.size,
@@ -85,7 +89,7 @@ class Inverter:
         trajectory, file = trajectories.find_or_invert(
             self.backbone,
             image,
-            item.sha256,
+            read.sha256,
             geometry,
             self.recipe.inversion,
             self.levels,
@@ -94,16 +98,35 @@ class Inverter:
         )
         return image, geometry, trajectory, file
 
-    def keep(self, job: Job, *, verify: bool) -> Mapping[str, Any]:
-        """Copy a picture's trajectory to the job's output; with `verify`, say what it loses."""
+    def keep(self, job: Job) -> Mapping[str, Any]:
+        """Copy a picture's trajectory to the job's output; with a sheet, show what it loses.
+
+        The sheet is original | autoencoder | inverted and sampled back. `psnr_against_vae`, in dB,
+        leaves out what the autoencoder alone loses.
+
+        Raises:
+            ItemError: The picture cannot be read, or the model returned NaN or infinity.
+        """
         image, geometry, trajectory, file = self.invert(job.content)
         tensors, header = trajectories.read_file(file)
         made_by = provenance(job, self.recipe.model_dump(), self.backbone)
-        store.save_tensors(
-            job.output, tensors, header | {"style": json.dumps(made_by, sort_keys=True)}
+        figures = (
+            {}
+            if job.sheet is None
+            else self._verify(job.sheet, image, geometry, trajectory, made_by)
         )
-        if not verify:
-            return {}
+        # Last, because its presence says that the item is done.
+        store.save_tensors(job.output, tensors, header | {store.KEY: store.to_json(made_by)})
+        return figures
+
+    def _verify(
+        self,
+        sheet: Path,
+        image: Tensor,
+        geometry: images.Geometry,
+        trajectory: Trajectory,
+        made_by: Mapping[str, Any],
+    ) -> Mapping[str, Any]:
         replayed = reconstruct(
             trajectory, null_prediction(self.backbone, 1), self.backbone.schedule
         )
@@ -111,8 +134,8 @@ class Inverter:
         ceiling = geometry.undo(self.backbone.decode(clean)).cpu()
         result = geometry.undo(self.backbone.decode(replayed)).cpu()
         original = geometry.undo(image)
-        sheet = torch.cat([original[0], ceiling[0], result[0]], dim=-1)
-        store.save_image(job.output.with_suffix(".verify.png"), images.to_pixels(sheet), made_by)
+        panels = torch.cat([original[0], ceiling[0], result[0]], dim=-1)
+        store.save_image(sheet, images.to_pixels(panels), made_by)
         return {
             "latent_rms": round(float((replayed - clean).norm() / clean.norm()), 5),
             "psnr_vae": round(psnr(ceiling, original), 2),
@@ -132,12 +155,18 @@ class Stylist:
         self.adapters = Adapters(backbone.unet)
         self._loaded: dict[str, lora_files.LoraFile] = {}
 
-    def make(self, job: Job, *, compare: bool = False) -> Mapping[str, Any]:
-        """Restyle the content of a job and write the picture.
+    def try_on(self, looks: Iterable[Input]) -> None:
+        """Load each LoRA once.
 
-        Args:
-            job: Content and look.
-            compare: Also write ``NAME.compare.png``: content, style and result side by side.
+        Raises:
+            UsageError: One does not fit this model.
+            WeightsError: One cannot be read.
+        """
+        for look in looks:
+            self._lora(look)
+
+    def make(self, job: Job) -> Mapping[str, Any]:
+        """Restyle the content of a job and write the picture; a sheet is content | style | result.
 
         Raises:
             ItemError: The picture cannot be read, or the model gave nothing that can be seen.
@@ -169,12 +198,9 @@ class Stylist:
         if float(result.std()) < FLAT <= float(content.std()):
             raise ItemError("the result is one flat colour", fix="use --dtype float32")
         made_by = provenance(job, self.recipe.model_dump(), self.backbone)
-        if compare:
-            store.save_image(
-                compare_path(job.output),
-                images.to_pixels(_side_by_side(content, job.look, result)),
-                made_by,
-            )
+        if job.sheet is not None:
+            panels = _side_by_side(content, job.look, result)
+            store.save_image(job.sheet, images.to_pixels(panels), made_by)
         store.save_image(job.output, images.to_pixels(result), made_by)
         return {"height": result.shape[-2], "width": result.shape[-1]}
 
@@ -197,21 +223,12 @@ class Stylist:
         pictures = lora.style_pictures([look.path], settings.prompt)
         seed = self.recipe.sampling.seed
         key = lora.identity(self.backbone, pictures, settings, seed)
-        path = store.cached("loras", key, ".safetensors")
+        path = cache.cached("loras", key, ".safetensors")
         if not path.exists():
             self.context.reporter.note(f"learning the style of {look.path.name}")
             job = Job(key, "train-lora", (look,), path, seed)
             train_lora(job, self.backbone, self.recipe, self.context, settings=settings)
         return path
-
-
-def compare_path(output: Path) -> Path:
-    """Where the sheet of a result goes.
-
-    >>> compare_path(Path("out.png")).name
-    'out.compare.png'
-    """
-    return output.with_name(f"{output.stem}.compare{output.suffix}")
 
 
 def _side_by_side(

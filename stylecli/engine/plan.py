@@ -12,10 +12,12 @@ from stylecli.artifacts import store
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
-Role = Literal["content", "style", "lora"]
+Role = Literal["content", "style", "caption", "lora"]
 # Raised when a change of ours makes other pictures from the same inputs.
 METHOD_VERSION = 1
 MAX_NAME = 80
+# In place of the digest of a file that cannot be read.
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class Input:
             ) from error
         return cls(role, path, sha256)
 
+    @classmethod
+    def of_content(cls, path: Path) -> Input:
+        """A content: one that cannot be read is an item that fails, not a run that is refused."""
+        try:
+            return cls.of("content", path)
+        except InputError:
+            return cls("content", path, UNREADABLE)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -53,6 +63,7 @@ class Job:
     Attributes:
         key: Digest of everything that decides its bytes.
         seed: Of this item alone, so order, shards and restarts do not matter.
+        sheet: A picture for people, to be made beside the output: a comparison or a check.
     """
 
     key: str
@@ -60,6 +71,7 @@ class Job:
     inputs: tuple[Input, ...]
     output: Path
     seed: int
+    sheet: Path | None = None
 
     @property
     def content(self) -> Input:
@@ -89,6 +101,8 @@ def build(
     output: Path,
     name: str,
     is_file: bool,
+    suffixes: Sequence[str] = (),
+    sheet: str | None = None,
 ) -> Plan:
     """Jobs for rows of inputs.
 
@@ -100,10 +114,12 @@ def build(
         output: The file of a single job, else a folder.
         name: Template of file names in the folder: ``{content}``, ``{style}``, ``{key}``.
         is_file: `output` is a file.
+        suffixes: What an output's name may end in; empty is anything.
+        sheet: Each job also makes a picture for people; this goes before its suffix.
 
     Raises:
-        UsageError: Two jobs would write one file, an output is also an input, or the template is
-            wrong.
+        UsageError: Two jobs would write one file, an output is also an input or of a kind that
+            cannot be written, or the template is wrong.
     """
     jobs = []
     for inputs, wanted in rows:
@@ -122,6 +138,13 @@ def build(
             job = replace(job, output=wanted)
         elif not is_file:
             job = replace(job, output=output / file_name(name, job))
+        if suffixes and job.output.suffix.lower() not in suffixes:
+            raise UsageError(
+                f"{job.output}: cannot write {job.output.suffix or 'a name without suffix'}",
+                fix=f"use {', '.join(suffixes)}; a folder's name ends in a slash",
+            )
+        if sheet is not None:
+            job = replace(job, sheet=sheet_path(job.output, sheet))
         jobs.append(job)
     _refuse_collisions(jobs)
     return Plan(tuple(jobs), output.parent if is_file else output)
@@ -147,6 +170,16 @@ def file_name(template: str, job: Job) -> str:
     if Path(filled).is_absolute() or ".." in Path(filled).parts or not Path(filled).name:
         raise UsageError(f"--name {template!r} leaves the output folder", fix="use plain names")
     return filled
+
+
+def sheet_path(output: Path, kind: str) -> Path:
+    """Where the picture for people goes that belongs to an output.
+
+    >>> [sheet_path(Path(name), "x").name for name in ("out.jpg", "cat.safetensors")]
+    ['out.x.jpg', 'cat.x.png']
+    """
+    suffix = output.suffix if output.suffix.lower() in store.PICTURE_SUFFIXES else ".png"
+    return output.with_name(f"{output.stem}.{kind}{suffix}")
 
 
 def shard(plan: Plan, part: tuple[int, int] | None) -> Plan:
@@ -178,15 +211,18 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
     seen: dict[Path, Job] = {}
     inputs = {item.path.resolve() for job in jobs for item in job.inputs}
     for job in jobs:
-        target = job.output.resolve()
-        if target in seen:
-            raise UsageError(
-                f"{job.inputs[0].path} and {seen[target].inputs[0].path} would both write "
-                f"{job.output}",
-                fix="use --name with {content}, {style} or {key}",
-            )
-        if target in inputs:
-            raise UsageError(
-                f"{job.output} is one of the inputs", fix="write to another file or folder"
-            )
-        seen[target] = job
+        for file in (job.output, job.sheet):
+            if file is None:
+                continue
+            target = file.resolve()
+            if target in seen:
+                raise UsageError(
+                    f"{job.inputs[0].path} and {seen[target].inputs[0].path} would both write "
+                    f"{file}",
+                    fix="use --name with {content}, {style} or {key}",
+                )
+            if target in inputs:
+                raise UsageError(
+                    f"{file} is one of the inputs", fix="write to another file or folder"
+                )
+            seen[target] = job

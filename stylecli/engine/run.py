@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ import torch
 
 from stylecli import __version__
 from stylecli.artifacts import store
-from stylecli.artifacts.journal import Journal
+from stylecli.artifacts.journal import Journal, rows
 from stylecli.backbone.lora import PEFT_WEIGHTS
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import Reporter
@@ -21,6 +23,8 @@ from stylecli.engine.plan import Input, Job
 from stylecli.errors import ItemError, MemoryExhaustedError, OutputDiffersError, StyleError
 
 SCHEMA_VERSION = 1
+# The folders of an absolute path; not of a URL, and not of one that is relative.
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])+")
 # Makes one job's files and returns figures worth keeping.
 Maker = Callable[[Job], Mapping[str, Any]]
 
@@ -41,13 +45,13 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """The same as a journal row: names of files, never folders."""
+        """The same for whoever runs it now: files as they were named."""
         return {
             "schema_version": SCHEMA_VERSION,
             "key": self.job.key,
             "command": self.job.command,
             "status": self.status,
-            "output": self.job.output.name,
+            "output": str(self.job.output),
             "seconds": round(self.seconds, 3),
             "seed": self.job.seed,
             "inputs": [_named(item) for item in self.job.inputs],
@@ -56,6 +60,30 @@ class Result:
             else {"code": self.error.code, "what": self.error.what, "fix": self.error.fix},
             "details": dict(self.details),
         }
+
+    def journal_row(self) -> dict[str, Any]:
+        """The same for whoever reads it later, perhaps elsewhere: names of files, no folders."""
+        row = self.row() | {"output": self.job.output.name}
+        if row["error"]:
+            files = [self.job.output, *(item.path for item in self.job.inputs)]
+            for key in ("what", "fix"):
+                row["error"][key] = without_folders(row["error"][key], files)
+        return row
+
+
+def without_folders(text: str, files: Iterable[Path] = ()) -> str:
+    """A message with no folder of this machine in it.
+
+    Args:
+        text: What was said.
+        files: Known to be named in it, perhaps relative or with spaces.
+
+    >>> without_folders("/home/me/a.png and my dir/b.png: damaged", [Path("my dir/b.png")])
+    'a.png and b.png: damaged'
+    """
+    for file in sorted(files, key=lambda file: len(str(file)), reverse=True):
+        text = text.replace(str(file), file.name)
+    return _FOLDERS.sub("", text)
 
 
 def pending(jobs: Sequence[Job], *, overwrite: bool) -> tuple[list[Job], list[Result]]:
@@ -66,7 +94,11 @@ def pending(jobs: Sequence[Job], *, overwrite: bool) -> tuple[list[Job], list[Re
         if overwrite or not job.output.exists():
             todo.append(job)
         elif (store.read_provenance(_carrier(job.output)) or {}).get("key") == job.key:
-            settled.append(Result(job, "skipped"))
+            # Made before without the sheet that is asked for now: make both again, the same.
+            if job.sheet is None or job.sheet.exists():
+                settled.append(Result(job, "skipped"))
+            else:
+                todo.append(job)
         else:
             error = OutputDiffersError(
                 f"{job.output} exists and was made from something else",
@@ -95,28 +127,31 @@ def execute(
 
     Raises:
         StyleError: Anything that would fail every job, such as missing weights.
+        MemoryExhaustedError: Once all is done that could be, when something did not fit.
     """
     todo, settled = pending(jobs, overwrite=overwrite)
+    noted = _noted(journal) if settled else set()
     for result in settled:
         if result.status == "failed":
-            journal.append(result.row())
+            journal.append(result.journal_row())
+        elif result.job.key not in noted:
+            # Its run was killed between the file and the row.
+            journal.append(result.journal_row() | {"status": "done", "seconds": None})
         yield result
     if not todo:
         return
     make = start()
+    exhausted: MemoryExhaustedError | None = None
     with reporter.task("items", len(todo)) as task:
         for job in todo:
             started = time.monotonic()
             try:
-                details = make(job)
+                details = _with_memory(make, job, reporter)
                 result = Result(job, "done", time.monotonic() - started, details=details)
-            except torch.OutOfMemoryError as error:
-                raise MemoryExhaustedError(
-                    f"{job.inputs[0].path.name}: out of memory",
-                    fix="lower sampling.size, or use a recipe for less memory",
-                ) from error
-            except ItemError as error:
+            except (ItemError, MemoryExhaustedError) as error:
                 result = Result(job, "failed", time.monotonic() - started, error)
+                if isinstance(error, MemoryExhaustedError):
+                    exhausted = error
             except StyleError:
                 raise
             except Exception as error:
@@ -127,9 +162,50 @@ def execute(
                     fix="report it, with the lines above",
                 )
                 result = Result(job, "failed", time.monotonic() - started, known)
-            journal.append(result.row())
+            journal.append(result.journal_row())
             task.advance()
             yield result
+    if exhausted is not None:
+        raise exhausted
+
+
+def _noted(journal: Journal) -> set[str]:
+    """Keys of all that the folder's journals say is done."""
+    return {row["key"] for row in rows(journal.path.parent) if row.get("status") == "done"}
+
+
+def _with_memory(make: Maker, job: Job, reporter: Reporter) -> Mapping[str, Any]:
+    """Make a job's files; out of memory, once more with all that can be freed freed.
+
+    Raises:
+        MemoryExhaustedError: It does not fit even so.
+    """
+    name = job.inputs[0].path.name
+    try:
+        return make(job)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+    # Outside the handler, whose traceback keeps every tensor of the failed attempt alive.
+    reporter.warn(f"{name}: out of memory; once more, with nothing else held")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return make(job)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise MemoryExhaustedError(
+            f"{name}: out of memory", fix="lower sampling.size, or use a recipe for less memory"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def provenance(job: Job, recipe: Mapping[str, Any], backbone: Backbone) -> dict[str, Any]:

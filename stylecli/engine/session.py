@@ -49,7 +49,8 @@ class Session:
             WeightsError: Damaged or incomplete.
         """
         return load(
-            self.source.name,
+            # Of a local folder no more than its own name, since files will carry it.
+            Path(self.source.name).name,
             self.folder,
             fingerprint=self.fingerprint,
             device=self.context.device,

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from stylecli.artifacts import images, store
+from stylecli.artifacts import cache, images, store
 from stylecli.backbone.inversion import Trajectory, invert, null_prediction
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import Levels
@@ -18,7 +18,7 @@ from stylecli.engine.context import Reporter
 from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def identity(
@@ -31,8 +31,7 @@ def identity(
     """All that decides a trajectory's values; written into its header, and its key."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "model": backbone.name,
-        "model_fingerprint": backbone.fingerprint,
+        "model": backbone.fingerprint,
         "dtype": str(backbone.dtype),
         "device": backbone.device.type,
         "scheduler": dict(backbone.schedule.config),
@@ -61,7 +60,7 @@ def find_or_invert(
     Args:
         backbone: Does the inverting.
         image: ``(1, 3, h, w)`` in [0, 1], already at the model's size.
-        picture_sha256: Digest of the picture file.
+        picture_sha256: Digest of the picture's pixels.
         geometry: How `image` came from the picture.
         inversion: The settings.
         keep: Levels to store.
@@ -72,7 +71,7 @@ def find_or_invert(
         ItemError: The model returned NaN or infinity.
     """
     wanted = identity(backbone, picture_sha256, geometry, inversion, keep)
-    path = store.cached("trajectories", store.digest(wanted), ".safetensors")
+    path = cache.cached("trajectories", store.digest(wanted), ".safetensors")
     if path.exists():
         found = _read(path, wanted, keep)
         if found is not None:

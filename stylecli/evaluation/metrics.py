@@ -30,8 +30,8 @@ def edge_correlation(
     """Pearson correlation of the Sobel magnitudes of both luma planes: 1 keeps every edge."""
 
     def edges(x: Tensor) -> Tensor:
-        luma = torch.einsum("bchw,c->bhw", x, torch.tensor(LUMA, dtype=x.dtype))[:, None]
-        sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=x.dtype) / 8
+        luma = torch.einsum("bchw,c->bhw", x, x.new_tensor(LUMA))[:, None]
+        sobel = x.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8
         kernels = torch.stack([sobel, sobel.T])[:, None]
         padded = F.pad(luma, (1, 1, 1, 1), mode="replicate")
         return F.conv2d(padded, kernels).square().sum(dim=1).sqrt().flatten(1)
@@ -41,23 +41,24 @@ def edge_correlation(
     return torch.cosine_similarity(a, b, dim=1)
 
 
-def gram_distance(
+def gram_rel(
     image_features: Sequence[Float[Tensor, "b _c _h _w"]],
     style_features: Sequence[Float[Tensor, "b _c _hs _ws"]],
 ) -> Float[Tensor, " b"]:
     """Relative distance of Gram matrices, averaged over layers: how far two textures are apart.
 
-    Per layer ``|G_a - G_b| / |G_b|`` with ``G = F F^T / (h w)`` (Gatys et al. 2016); relative, so
-    that no layer counts more for being loud.
+    Per layer ``|G_a - G_b|^2 / (|G_a| |G_b|)`` with ``G = F F^T / (h w)`` (Gatys et al. 2016):
+    symmetric, and free of each layer's scale, so that no layer counts more for being loud.
     """
 
     def gram(x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        return torch.bmm(flat, flat.transpose(1, 2)).div(flat.shape[-1])
+        return torch.bmm(flat, flat.transpose(1, 2)).div(flat.shape[-1]).flatten(1)
 
+    pairs = [(gram(a), gram(b)) for a, b in zip(image_features, style_features, strict=True)]
     distances = [
-        (gram(a) - gram(b)).flatten(1).norm(dim=1) / gram(b).flatten(1).norm(dim=1)
-        for a, b in zip(image_features, style_features, strict=True)
+        (a - b).square().sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
+        for a, b in pairs
     ]
     return torch.stack(distances).mean(dim=0)
 
@@ -75,7 +76,7 @@ def palette_transfer(
         flat = x.double().flatten(2)
         mean = flat.mean(dim=2, keepdim=True)
         centred = flat - mean
-        eye = torch.eye(3, dtype=torch.float64) * 1e-6
+        eye = torch.eye(3, dtype=torch.float64, device=x.device) * 1e-6
         return mean, centred @ centred.transpose(1, 2) / flat.shape[-1] + eye
 
     def root(x: Tensor, power: float) -> Tensor:

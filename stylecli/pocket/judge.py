@@ -210,6 +210,11 @@ def ship(candidate: Path, found: Mapping[str, float], shipped: Path) -> None:
     if faults:
         raise UsageError("; ".join(faults), fix="train longer, or keep what ships")
     shutil.copytree(candidate, shipped, dirs_exist_ok=True)
+    for config in shipped.rglob("config.json"):
+        # The library notes where it read a model from: a folder of the machine that trained it.
+        kept = json.loads(config.read_text(encoding="utf-8"))
+        if kept.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in shipped.rglob("*"):
         # safetensors writes files that only their owner may read; a wheel would keep that.
         file.chmod(0o755 if file.is_dir() else 0o644)

@@ -1,7 +1,8 @@
 """A recipe file or name, the environment and the command line -> one frozen `Recipe`.
 
-Later layers win: built-in defaults, the recipe, ``STYLE_*`` variables, ``--set``, a command's own
-flags. Every fault of every layer is reported at once, where it was written.
+Later layers win: built-in defaults (of a local model, its own size), the recipe, ``STYLE_*``
+variables, ``--set``, a command's own flags. Every fault of every layer is reported at once, where
+it was written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from stylecli.errors import RecipeError
-from stylecli.recipe import words
+from stylecli.recipe import native, words
 from stylecli.recipe.faults import validate
 from stylecli.recipe.layers import PREFIX, Entry, Merged, from_environment, from_overrides
 from stylecli.recipe.schema import Backbone, Recipe
@@ -22,6 +23,8 @@ from stylecli.recipe.source import Fault, Path, dotted, read
 
 # Names of ours that are not settings; everything else needs a double underscore to be one.
 NOT_KEYS = frozenset({"STYLE_RECIPE", "STYLE_CACHE_DIR", "STYLE_WEIGHTS_DIR"})
+# The name of what no recipe was laid on.
+DEFAULTS = "defaults"
 _MEMORY = re.compile(r"-(cpu|(\d+)gb)$")
 
 
@@ -32,14 +35,17 @@ class Resolved:
     Attributes:
         name: The shipped name, the path as it was typed, or ``defaults``.
         origin: Dotted key -> ``default``, ``recipe FILE:LINE``, ``environment STYLE_X``, ``--set``
-            or ``flag``; one entry for every value.
+            or ``flag``, or ``model FOLDER`` for what a local model says of its own size; one entry
+            for every value.
         notes: What the user should hear although it is no fault.
+        assumed: Which recipe was taken for a backbone that was named without one, as a sentence.
     """
 
     recipe: Recipe
     origin: Mapping[str, str]
     name: str
     notes: tuple[str, ...] = ()
+    assumed: str = ""
 
 
 def load(
@@ -65,11 +71,13 @@ def load(
     above = [*from_environment(environ), *from_overrides(overrides)]
     above += [Entry(tuple(k.split(".")), v, "flag", "flag") for k, v in (flags or {}).items()]
 
-    name = name_or_path or environ.get("STYLE_RECIPE") or _default_name(above)
+    named = name_or_path or environ.get("STYLE_RECIPE")
+    name = named or _default_name(above)
     below, faults = _from_file(name) if name is not None else ([], [])
     merged = Merged()
     for entry in (*below, *above):
         merged.put(entry)
+    _fill_from_model(merged)
     recipe, more = validate(merged)
     faults = sorted([*faults, *more], key=_reading_order)
     if recipe is None or faults:
@@ -83,7 +91,11 @@ def load(
         dotted(path): merged.entries[path].origin if path in merged.entries else "default"
         for path in words.leaves()
     }
-    return Resolved(recipe, origin, name or "defaults", tuple(_doubts(environ)))
+    assumed = ""
+    if named is None and any(entry.path == ("backbone", "id") for entry in above):
+        assumed = f"recipe  {name or 'built-in settings'} at {recipe.sampling.size} px for "
+        assumed += f"{recipe.backbone.id}; --recipe chooses another"
+    return Resolved(recipe, origin, name or DEFAULTS, tuple(_doubts(environ)), assumed)
 
 
 def shipped() -> dict[str, FilePath]:
@@ -157,6 +169,19 @@ def _default_name(above: Sequence[Entry]) -> str | None:
         if (memory := _MEMORY.search(name)) and name[: memory.start()] == backbone
     ]
     return min(fitting)[1] if fitting else None
+
+
+def _fill_from_model(merged: Merged) -> None:
+    """What nobody set and a local model knows better than the built-in defaults."""
+    backbone = merged.values.get("backbone")
+    chosen = backbone.get("id") if isinstance(backbone, dict) else None
+    if not isinstance(chosen, str):
+        return
+    folder = FilePath(chosen).expanduser()
+    origin = f"model {chosen}"
+    for path, value in native.defaults(folder):
+        if path not in merged.entries:
+            merged.put(Entry(path, value, origin, origin))
 
 
 def _doubts(environ: Mapping[str, str]) -> Iterator[str]:

@@ -9,23 +9,21 @@ if TYPE_CHECKING:
     from stylecli.recipe.load import Resolved
 
 
-def render(resolved: Resolved, *, with_origins: bool = True) -> str:
+def render(resolved: Resolved) -> str:
     """YAML of every value; read back, it gives an equal recipe."""
     lines: list[str] = []
-    _section(resolved.recipe.model_dump(mode="json"), "", resolved, with_origins, lines)
+    _section(resolved.recipe.model_dump(mode="json"), "", resolved, lines)
     return "\n".join(lines)
 
 
-def _section(
-    values: dict[str, Any], prefix: str, resolved: Resolved, with_origins: bool, lines: list[str]
-) -> None:
+def _section(values: dict[str, Any], prefix: str, resolved: Resolved, lines: list[str]) -> None:
     indent = "  " * prefix.count(".")
     for name, value in values.items():
         key = prefix + name
         if isinstance(value, dict):
             lines.append(f"{indent}{name}:")
-            _section(value, f"{key}.", resolved, with_origins, lines)
+            _section(value, f"{key}.", resolved, lines)
             continue
         # JSON is YAML, and leaves no doubt about what is text.
         line = f"{indent}{name}: {json.dumps(value, ensure_ascii=False)}"
-        lines.append(f"{line:<44}  # {resolved.origin[key]}" if with_origins else line)
+        lines.append(f"{line:<44}  # {resolved.origin[key]}")

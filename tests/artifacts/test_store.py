@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from stylecli.artifacts import store
+from stylecli.artifacts import cache, store
 from stylecli.errors import ItemError, UsageError
 from tests.conftest import ROOT
 
@@ -149,7 +149,7 @@ def test_a_foreign_note_under_our_name_is_no_provenance(tmp_path: Path, note: st
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STYLE_CACHE_DIR", "~/somewhere")
     expected = Path.home() / "somewhere" / "loras" / "ab" / "abcd.safetensors"
-    assert store.cached("loras", "abcd", ".safetensors") == expected
+    assert cache.cached("loras", "abcd", ".safetensors") == expected
 
 
 def test_digests_follow_content_not_order(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_dense_grid_holds_a_coarse_one_or_says_what_it_lacks() -> None:
     rows = dense.restricted_to(coarse)
     assert rows == [0, *coarse.timesteps]
     assert [dense.alphas[row] for row in rows] == list(coarse.alphas)
-    with pytest.raises(RecipeError, match="inversion.steps 30 skips timestep 21"):
+    with pytest.raises(RecipeError, match=r"inversion\.steps 30 skips timestep 21"):
         schedule().levels(30).restricted_to(coarse)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +96,38 @@ def test_cache_prune_removes_the_longest_unused(
 ) -> None:
     assert style("cache", "prune", *arguments).status == 0
     assert kept(cache) == left
+
+
+def test_what_nobody_will_resume_is_pruned_too(style: Style, cache: Path) -> None:
+    state = cache / "lora" / "00" / ".e.safetensors.state.safetensors"
+    state.write_bytes(b"x")
+    os.utime(state, (time.time() - 3 * 86_400,) * 2)
+    assert style("cache", "prune", "--older-than", "2").status == 0
+    assert kept(cache) == [".d.part", "a"]
+
+
+def test_the_cache_is_listed_without_torch() -> None:
+    code = (
+        "import sys; from stylecli.cli.app import main; "
+        "assert main(['cache', 'list']) == 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_settings_of_a_local_model_are_shown_without_a_recipe(
+    style: Style, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for part, text in (
+        ("unet", '{"sample_size": 96}'),
+        ("vae", '{"block_out_channels": [1,2,3,4]}'),
+    ):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(text)
+    monkeypatch.setenv("STYLE_BACKBONE__ID", str(tmp_path))
+    shown = style("recipes", "show")
+    assert shown.status == 0
+    (line,) = [line for line in shown.out.splitlines() if line.strip().startswith("size:")]
+    assert line.split(maxsplit=2) == ["size:", "768", f"# model {tmp_path}"]
 
 
 def test_an_empty_cache_is_no_failure(style: Style) -> None:

@@ -51,6 +51,19 @@ def test_json_lines_survive_names_that_are_not_text(
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "output": name}
 
 
+def test_json_is_strict_where_figures_are_not_finite(
+    console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.set_mode(json=True)
+    console.result({"details": {"psnr": float("inf"), "loss": float("nan")}})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    row = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert row["details"] == {"psnr": None, "loss": None}
+
+
 def test_quiet_silences_notes_and_progress_but_not_warnings(
     console: Console, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,7 +211,7 @@ def test_shards_meet_and_do_not_overlap(
         done = style("transfer", folder, "-l", lora, "-o", tmp_path / "out", "-r", recipe,
                      "--shard", part, "--json")  # fmt: skip
         assert done.status == 0
-        made.append({row["output"] for row in done.rows if "output" in row})
+        made.append({Path(row["output"]).name for row in done.rows if "output" in row})
     assert not made[0] & made[1]
     assert made[0] | made[1] == {f"{i}__painting.png" for i in range(5)}
 
@@ -237,12 +237,21 @@ def test_what_cannot_be_is_refused_before_any_work(
 ) -> None:
     out = tmp_path / "out"
     twin = draw(tmp_path / "other" / "photo.png", seed=5)
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(look.read_bytes()[:100])
     cases: list[tuple[list[object], int, str]] = [
         (["transfer", content, "-o", out], 2, "no style was named"),
         (["transfer", "-s", look, "-o", out], 2, "no content"),
         (["transfer", tmp_path / "absent.png", "-s", look, "-o", out], 2, "absent.png"),
         (["transfer", content, twin, "-s", look, "-o", out], 2, "would both write"),
         (["transfer", content, twin, "-s", look, "-o", tmp_path / "x.png"], 2, "is a file"),
+        (["transfer", content, "-s", look, "-o", tmp_path / "x.gif"], 2, ".png, .jpg"),
+        (["transfer", content, "-s", look, "-o", out, "--name", "{content}.bmp"], 2, ".webp"),
+        (["invert", content, "-o", tmp_path / "x.png"], 2, ".safetensors"),
+        (["transfer", content, "-s", torn, "-o", out], 2, "torn.png"),
+        (["train-lora", look, torn, "-o", tmp_path / "x.safetensors"], 2, "torn.png"),
+        (["train-lora", look, "-o", tmp_path / "x.safetensors", "--format", "peft"], 2, "folder"),
+        (["transfer", content, "-l", look, "-o", out, "--set", "sampling.start=adain"], 2, "adain"),
         (["transfer", content, "-s", look, "-o", content], 2, "is one of the inputs"),
         (["transfer", content, "-s", look, "-o", out, "--name", "{who}.png"], 2, "who"),
         (["transfer", content, "-s", look, "-o", out, "--shard", "3/2"], 2, "3/2"),
@@ -329,3 +338,168 @@ def test_invert_keeps_a_trajectory_that_transfer_reuses(
         assert style("transfer", content, "-l", lora, "-o", tmp_path / "o.png", "-r", recipe,
                      "-q").status == 0  # fmt: skip
     assert sum(rows) == 6 * 2 + 5, "inverted again"
+
+
+def test_a_folder_may_have_a_dot_in_its_name(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path
+) -> None:
+    out = f"{tmp_path}/2026.01.31/"
+    assert style("transfer", content, "-l", lora, "-o", out, "-r", recipe, "-q").status == 0
+    assert (tmp_path / "2026.01.31" / "photo__painting.png").is_file()
+
+
+def test_what_a_run_made_is_no_content_of_the_next_though_it_lies_among_them(
+    style: Style, recipe: Path, lora: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    draw(folder / "a.png", seed=3)
+    for where in (folder / "out", folder):
+        command = ("transfer", folder, "-l", lora, "-o", where, "-r", recipe, "--json")
+        assert style(*command).summary["counts"] == {"done": 1, "items": 1}
+        assert style(*command).summary["counts"] == {"skipped": 1, "items": 1}
+        for made in (*folder.rglob("*__*.png"), *folder.rglob("runs.jsonl")):
+            made.unlink()
+
+
+def test_a_sheet_asked_for_later_is_made_later(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path
+) -> None:
+    out, trajectory = tmp_path / "out.png", tmp_path / "photo.safetensors"
+    for command, made, flag in (
+        (("transfer", content, "-l", lora, "-o", out), out, "--compare"),
+        (("invert", content, "-o", trajectory), trajectory, "--verify"),
+    ):
+        assert style(*command, "-r", recipe, "-q").status == 0
+        before = made.read_bytes()
+        again = style(*command, "-r", recipe, flag, "--json")
+        assert again.summary["counts"] == {"done": 1, "items": 1}
+        assert made.read_bytes() == before
+        assert made.with_name(f"{made.stem}.{flag[2:]}.png").is_file()
+        assert style(*command, "-r", recipe, flag, "--json").summary["counts"]["skipped"] == 1
+
+
+def test_the_caption_beside_a_style_is_part_of_what_made_a_picture(
+    style: Style, recipe: Path, content: Path, look: Path, tmp_path: Path
+) -> None:
+    command = ("transfer", content, "-s", look, "-o", tmp_path / "out.png", "-r", recipe, "--json")
+    assert style(*command).status == 0
+    look.with_suffix(".txt").write_text("a red cat in <sss> style")
+    assert style(*command).rows[0]["error"]["code"] == "output_differs"
+    assert style(*command, "--overwrite").status == 0
+    look.with_suffix(".txt").write_bytes(b"\xff\xfe\x00")
+    assert style(*command, "--overwrite").status == 2
+
+
+def test_a_lora_that_does_not_fit_is_refused_before_another_is_used(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    key = "unet.down_blocks.9.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight"
+    out = tmp_path / "out"
+    for seed in range(4):  # whatever order their digests put them in
+        tensors = {key.format("A"): torch.full((4, 8), float(seed)),
+                   key.format("B"): torch.zeros(8, 4)}  # fmt: skip
+        save_file(tensors, foreign)
+        done = style("transfer", content, "-l", lora, "-l", foreign, "-o", out, "-r", recipe)
+        assert done.status == 2
+        assert not list(out.glob("*.png"))
+
+
+def test_the_journal_says_what_failed_without_saying_where_it_was(
+    style: Style, recipe: Path, lora: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "torn.png").write_bytes(b"\x89PNG")
+    out = tmp_path / "out"
+    done = style("transfer", folder, "-l", lora, "-o", out, "-r", recipe, "--json")
+    assert str(folder / "torn.png") in done.rows[0]["error"]["what"]
+    assert done.rows[0]["output"] == str(out / "torn__painting.png")
+    (row,) = map(json.loads, (out / "runs.jsonl").read_text().splitlines())
+    assert row["error"]["what"].startswith("torn.png: ")
+    assert str(tmp_path) not in json.dumps(row)
+
+
+def test_a_trajectory_says_nothing_about_the_machine(
+    style: Style, recipe: Path, content: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "photo.safetensors"
+    assert style("invert", content, "-o", out, "-r", recipe, "-q").status == 0
+    with safe_open(out, framework="pt") as stream:
+        assert "/" not in json.dumps(stream.metadata()).replace("\\/", "")
+
+
+def test_a_picture_too_large_for_the_memory_fails_alone_and_the_run_ends_with_6(
+    style: Style, recipe: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stylecli.engine.makers import Stylist
+
+    tried: list[str] = []
+    make = Stylist.make
+
+    def short_of_memory(self: Stylist, job: Any) -> Any:
+        tried.append(job.content.path.name)
+        if job.content.path.name == "large.png":
+            raise torch.OutOfMemoryError
+        return make(self, job)
+
+    monkeypatch.setattr(Stylist, "make", short_of_memory)
+    folder = tmp_path / "in"
+    for i, name in enumerate(("a.png", "large.png", "z.png")):
+        draw(folder / name, seed=i)
+    done = style("transfer", folder, "-l", lora, "-o", tmp_path / "out", "-r", recipe, "--json")
+    assert (done.status, done.summary["error"]["code"]) == (6, "memory")
+    assert done.summary["counts"] == {"done": 2, "failed": 1, "items": 3}
+    assert tried == ["a.png", "large.png", "large.png", "z.png"]
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "out"
+    done = style("transfer", content, "-l", lora, "-o", out, "-r", recipe, "--json")
+    assert (done.status, done.summary["error"]["code"]) == (2, "usage")
+    assert "cannot be written" in done.err
+
+
+def test_invert_takes_names_and_no_styles(
+    style: Style, recipe: Path, content: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    named = style("invert", content, "-o", out, "-r", recipe, "--name", "{key}.safetensors", "-q")
+    assert named.status == 0
+    assert len(list(out.glob("?????????*.safetensors"))) == 1
+    manifest = tmp_path / "jobs.jsonl"
+    manifest.write_text('{"content": "photo.png", "style": "painting.png"}')
+    refused = style("invert", "--manifest", manifest, "-o", out, "-r", recipe)
+    assert (refused.status, "names styles" in refused.err) == (2, True)
+
+
+def test_a_local_model_without_a_recipe_is_used_at_its_own_size(
+    style: Style, tiny_folder: Path, content: Path, look: Path, tmp_path: Path
+) -> None:
+    done = style("transfer", content, "-s", look, "-o", tmp_path / "o.png", "--backbone",
+                 tiny_folder, "--dry-run", "--json")  # fmt: skip
+    assert done.status == 0, done.err
+    plan = done.rows[0]
+    assert plan["recipe"]["sampling"]["size"] == plan["recipe"]["lora"]["resolution"] == 32
+    assert plan["origin"]["sampling.size"] == f"model {tiny_folder}"
+    assert done.err.splitlines() == [
+        f"recipe  built-in settings at 32 px for {tiny_folder}; --recipe chooses another"
+    ]
+    assert not style("recipes", "list").err
+
+
+def test_a_row_that_a_killed_run_owed_is_written_by_the_next(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path
+) -> None:
+    command = ("transfer", content, "-l", lora, "-o", tmp_path / "out/", "-r", recipe, "--json")
+    assert style(*command).status == 0
+    journal = tmp_path / "out" / "runs.jsonl"
+    (before,) = map(json.loads, journal.read_text().splitlines())
+    journal.unlink()
+    for _ in range(2):
+        assert style(*command).summary["counts"] == {"skipped": 1, "items": 1}
+        (row,) = map(json.loads, journal.read_text().splitlines())
+        assert (row["key"], row["status"]) == (before["key"], "done")

@@ -30,6 +30,29 @@ def test_a_folder_is_read_whole_sorted_and_without_other_files(folder: Path) -> 
     assert names(inputs.expand([str(folder)])) == ["a.JPG", "b.png", "c.webp", "d.png"]
 
 
+def test_what_is_to_be_left_out_stays_when_it_is_named(folder: Path) -> None:
+    def is_b(path: Path) -> bool:
+        return path.name == "b.png"
+
+    assert names(inputs.expand([str(folder)], leave_out=is_b)) == ["a.JPG", "c.webp", "d.png"]
+    assert names(inputs.expand(["**/*.png"], leave_out=is_b)) == ["d.png"]
+    assert names(inputs.expand(["b.png"], leave_out=is_b)) == ["b.png"]
+
+
+@pytest.mark.parametrize("suffix", sorted(inputs.IMAGE_SUFFIXES))
+def test_every_kind_that_a_folder_is_searched_for_can_be_read(tmp_path: Path, suffix: str) -> None:
+    from PIL import Image, features
+
+    from stylecli.artifacts.images import read
+
+    needs = {".avif": "avif", ".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000"}
+    if suffix in needs and not features.check(needs[suffix]):
+        pytest.skip(f"this Pillow was built without {needs[suffix]}")
+    mode = {".pbm": "1", ".pgm": "L"}.get(suffix, "RGB")
+    Image.new(mode, (16, 16)).save(tmp_path / f"x{suffix}")
+    assert read(tmp_path / f"x{suffix}").pixels.shape == (16, 16, 3)
+
+
 def test_quoted_patterns_cross_folders(folder: Path) -> None:
     assert names(inputs.expand(["**/*.png"])) == ["b.png", "d.png"]
     assert names(inputs.expand(["?.png"])) == ["b.png"]
@@ -76,6 +99,19 @@ def test_manifest_inputs_count_from_its_folder_and_outputs_do_not(folder: Path) 
         assert row.content == folder / "sub" / "c.webp"
         assert row.lora == folder / "sub" / "x.safetensors"
         assert row.output == Path("o.png")
+
+
+def test_a_line_of_a_manifest_may_not_name_what_is_not_there(folder: Path) -> None:
+    (folder / "jobs.csv").write_text('content,output\nb.png,"two\nlines.png"\nabsent.png,x.png\n')
+    with pytest.raises(InputError, match=r"jobs\.csv:4  .*absent\.png does not exist"):
+        inputs.manifest(folder / "jobs.csv")
+
+
+def test_a_list_ends_its_lines_as_any_system_does(folder: Path) -> None:
+    odd = folder / "x\x85y.png"
+    odd.touch()
+    found = inputs.expand(["-"], stdin=io.StringIO("b.png\r\n" + odd.name + "\r\n").read)
+    assert names(found) == ["b.png", odd.name]
 
 
 @pytest.mark.parametrize(

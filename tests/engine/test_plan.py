@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stylecli.engine import plan
 from stylecli.engine.plan import Input, Job
-from stylecli.errors import UsageError
+from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe
 
 
@@ -77,6 +77,24 @@ def test_a_name_that_leaves_the_folder_or_names_nothing_is_refused(
 ) -> None:
     with pytest.raises(UsageError):
         build(tmp_path, is_file=False, output=tmp_path / "out", name=template)
+
+
+def test_a_content_that_cannot_be_read_is_an_item(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.png"
+    assert Input.of_content(gone) == Input("content", gone, plan.UNREADABLE)
+    with pytest.raises(InputError):
+        Input.of("style", gone)
+
+
+def test_a_sheet_may_not_be_an_input(tmp_path: Path) -> None:
+    (job,) = build(tmp_path, sheet="compare").jobs
+    assert job.sheet == tmp_path / "o.compare.png"
+    photo = Input.of("content", tmp_path / "photo.png")
+    beside = tmp_path / "o.compare.png"
+    beside.write_bytes(b"x")
+    with pytest.raises(UsageError, match="one of the inputs"):
+        plan.build("transfer", [([photo, Input.of("style", beside)], None)], decisive={}, seed=0,
+                   output=tmp_path / "o.png", name="", is_file=True, sheet="compare")  # fmt: skip
 
 
 def test_long_names_are_cut(tmp_path: Path) -> None:

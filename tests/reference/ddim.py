@@ -28,7 +28,7 @@ def leading_grid(steps: int, offset: int = 1) -> list[int]:
 
 
 def trailing_grid(steps: int) -> list[int]:
-    """Ascending timesteps counted back from T - 1 in strides of T / N, each rounded half to even."""
+    """Ascending timesteps, back from T - 1 in strides of T / N, each rounded half to even."""
     return sorted(round(TRAIN_STEPS - k * TRAIN_STEPS / steps) - 1 for k in range(steps))
 
 

@@ -40,12 +40,13 @@ def recipes_show(
     overrides: SetOpt = None,
 ) -> None:
     """Print a recipe, to read it or to start your own from it."""
-    from stylecli.recipe.load import find
+    from stylecli.recipe.load import DEFAULTS, find
     from stylecli.recipe.text import render
 
     chosen = settings(name, overrides)
-    if not resolved and not console.json and not overrides:
-        text = find(name or chosen.name)[0].read_text(encoding="utf-8-sig").rstrip("\n")
+    is_file = chosen.name != DEFAULTS
+    if is_file and not resolved and not console.json and not overrides:
+        text = find(chosen.name)[0].read_text(encoding="utf-8-sig").rstrip("\n")
         console.result({}, text=text)
         return
     row = {
@@ -80,10 +81,10 @@ def recipes_validate(
 @examples("style cache list", "style cache list --json")
 def cache_list() -> None:
     """Show what the cache holds, and where it is."""
-    from stylecli.artifacts import cache, store
+    from stylecli.artifacts import cache
 
-    console.note(f"cache  {store.cache_dir()}")
-    for shelf in cache.shelves(store.cache_dir()):
+    console.note(f"cache  {cache.cache_dir()}")
+    for shelf in cache.shelves(cache.cache_dir()):
         console.result(
             {"kind": shelf.kind, "files": shelf.files, "bytes": shelf.bytes},
             text=f"{shelf.kind:<16}{shelf.files:>8} files {size(shelf.bytes):>12}",
@@ -104,14 +105,14 @@ def cache_prune(
     dry_run: DryRunOpt = False,
 ) -> None:
     """Remove files from the cache; whatever is needed again is made again."""
-    from stylecli.artifacts import cache, store
+    from stylecli.artifacts import cache
 
     if older_than is None and max_gb is None and not everything:
         raise UsageError("nothing said to prune", fix="--older-than DAYS, --max-gb GB or --all")
     days = 0.0 if everything else older_than
     freed = 0
     for entry in cache.prunable(
-        store.cache_dir(),
+        cache.cache_dir(),
         older_than_seconds=None if days is None else days * 86_400,
         max_bytes=None if max_gb is None else int(max_gb * 1e9),
     ):

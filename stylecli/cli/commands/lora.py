@@ -92,12 +92,12 @@ def train_lora(
             "sampling.seed": seed,
         },
     )
-    from stylecli.engine import commands
+    from stylecli.engine import commands, request
 
     prepared = commands.train_lora(
         resolved.recipe,
         style,
-        commands.Destination(output=output, overwrite=overwrite, wait=wait),
+        request.Destination(output=output, overwrite=overwrite, wait=wait),
         console,
         allow_download=allow_download,
     )

@@ -9,7 +9,7 @@ import typer
 
 from stylecli.cli.console import console, size
 from stylecli.cli.options import BackboneOpt, DeviceOpt, DtypeOpt, RecipeOpt, examples, settings
-from stylecli.errors import StyleError, WeightsError
+from stylecli.errors import StyleError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from stylecli.backbone.registry import Source
@@ -47,9 +47,9 @@ def models_pull(name: NameArg) -> None:
 
     source = _known(name)
     folder = registry.snapshot(source, allow_download=True)
-    registry.verify(source, folder)
+    verified = registry.verify(source, folder)
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    console.note(f"{size(held)}, hashes as recorded")
+    console.note(f"{size(held)}, {'hashes as recorded' if verified else 'no hashes are recorded'}")
     console.result({"backbone": name, "output": str(folder), "bytes": held})
 
 
@@ -60,7 +60,10 @@ def models_verify(name: NameArg) -> None:
 
     source = _known(name)
     folder = registry.snapshot(source)
-    for file, digest in registry.verify(source, folder).items():
+    verified = registry.verify(source, folder)
+    if not verified:
+        raise WeightsError(f"no hashes are recorded for {name}", fix="reinstall the package")
+    for file, digest in verified.items():
         console.result({"file": file, "sha256": digest, "ok": True}, text=f"ok  {file}")
 
 
@@ -72,19 +75,19 @@ def doctor(
     dtype: DtypeOpt = None,
 ) -> None:
     """Check the installation; with --backbone also what that model does on this machine."""
-    from stylecli.engine import doctor as checks
+    from stylecli.engine.doctor import installation
     from stylecli.engine.session import Session
+    from stylecli.engine.soundness import examine
 
     resolved = settings(
         recipe, None, {"backbone.id": backbone, "device.name": device, "device.dtype": dtype}
     )
     failed = []
-    groups = [checks.installation()]
+    groups = [installation()]
     if backbone or recipe:
-        groups.append(checks.backbone(Session.open(resolved.recipe, console)))
+        groups.append(examine(Session.open(resolved.recipe, console)))
     for check in chain.from_iterable(groups):
-        mark = {True: "pass", False: "FAIL", None: "    "}[check.is_ok]
-        console.result(check.row(), text=f"{mark}  {check.name:<32}  {check.figure}")
+        console.result(check.row(), text=str(check))
         if check.is_ok is False:
             failed.append(check)
     if failed:
@@ -99,5 +102,8 @@ def _known(name: str) -> Source:
 
     source = registry.find(name)
     if name not in registry.SOURCES:
-        raise WeightsError(f"{name} is a folder, with no recorded hashes", fix="use a known name")
+        raise UsageError(
+            f"{name} is a folder, with no recorded hashes",
+            fix=f"known: {', '.join(registry.SOURCES)}",
+        )
     return source

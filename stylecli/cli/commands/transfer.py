@@ -98,14 +98,12 @@ def transfer(
             "sampling.prompt": prompt,
         },
     )
-    from stylecli.engine import commands
+    from stylecli.engine import commands, request
 
     prepared = commands.transfer(
         resolved.recipe,
-        commands.Contents(
-            arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul
-        ),
-        commands.Destination(
+        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
+        request.Destination(
             output=output,
             name=name,
             shard=shard,
@@ -155,6 +153,7 @@ def invert(
     device: DeviceOpt = None,
     dtype: DtypeOpt = None,
     refine: RefineOpt = None,
+    name: NameOpt = None,
     verify: VerifyOpt = False,
     overwrite: OverwriteOpt = False,
     shard: ShardOpt = None,
@@ -173,14 +172,12 @@ def invert(
             "inversion.refine_iters": refine,
         },
     )
-    from stylecli.engine import commands
+    from stylecli.engine import commands, request
 
     prepared = commands.invert(
         resolved.recipe,
-        commands.Contents(
-            arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul
-        ),
-        commands.Destination(output=output, shard=shard, overwrite=overwrite, wait=wait),
+        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
+        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
         console,
         verify=verify,
         allow_download=allow_download,
