@@ -14,6 +14,7 @@ from typing import Any
 # torch is imported, also by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -26,6 +27,10 @@ install_import_hook(
     [f"stylecli.{package}" for package in CHECKED.split()],
     f"{tests.typecheck.__name__}.{tests.typecheck.checked.__name__}",
 )
+
+# The same examples everywhere, and no clock: a busy machine is no failure.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,8 +3,9 @@
     python docs/images/make_proof.py PHOTO… --work DIR
 
 Runs the command line as a user would (`style transfer PHOTO… --style … -o DIR`), then scores every
-result beside two anchors: the content left as it is, and a plain colour transfer. Writes `proof.png`
-(rows photographs, columns styles, each cell the result) and `proof.json` beside this file.
+result beside two anchors: the content left as it is, and a plain colour transfer. Writes the sheet
+`proof.jpg` (rows photographs, columns styles, each cell the result) and `proof.json` beside this
+file, and the pictures that the README shows. A work folder that has the results is not redone.
 """
 
 from __future__ import annotations
@@ -49,18 +50,14 @@ def main() -> None:
     parser.add_argument("--name", default="proof")
     arguments = parser.parse_args()
     styles = [HERE / "styles" / f"{name}.png" for name in STYLES]
-    looks = [word for style in styles for word in ("--style", str(style))]
-    subprocess.run(
-        [sys.executable, "-m", "stylecli", "transfer", *map(str, arguments.photos), *looks,
-         "-o", str(arguments.work), "--recipe", arguments.recipe],
-        check=True,
-    )  # fmt: skip
+    looks = [word for picture in styles for word in ("--style", picture)]
+    style("transfer", *arguments.photos, *looks, "-o", arguments.work, "--recipe", arguments.recipe)
     network = load_pocket_lpips(ASSETS / "pocket" / "lpips")
     rows = []
     for photo in arguments.photos:
-        for style in styles:
-            result = tensor(arguments.work / f"{photo.stem}__{style.stem}.png")
-            content, look = like(tensor(photo), result), tensor(style)
+        for painted in styles:
+            result = tensor(arguments.work / f"{photo.stem}__{painted.stem}.png")
+            content, look = like(tensor(photo), result), tensor(painted)
             wanted = network.features(look)
             palette = metrics.palette_transfer(content, look)
 
@@ -70,7 +67,7 @@ def main() -> None:
             rows.append(
                 {
                     "content": photo.stem,
-                    "style": style.stem,
+                    "style": painted.stem,
                     "gram_result": round(gram(result), 4),
                     "gram_content_copy": round(gram(content), 4),
                     "gram_palette_transfer": round(gram(palette), 4),
@@ -96,22 +93,43 @@ def main() -> None:
         "pictures": sorted(rows, key=lambda row: -float(row["gram_result"])),
     }
     (HERE / f"{arguments.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(arguments.photos, styles, arguments.work).save(
-        HERE / f"{arguments.name}.jpg", quality=88, optimize=True
-    )
+    save(draw(arguments.photos, styles, arguments.work), arguments.name)
+    illustrate(arguments.work)
+
+
+def illustrate(work: Path) -> None:
+    """What the README shows: its own commands' pictures."""
+    content, look = HERE / "chelsea.png", HERE / "style.png"
+    style("transfer", content, "--style", look, "-o", work / "readme.png", "--compare")
+    style("invert", content, "-o", work / "readme.safetensors", "--verify")
+    save(Image.open(work / "readme.compare.png"), "compare")
+    save(Image.open(work / "readme.verify.png"), "verify")
+    row = Image.new("RGB", (CELL * len(STYLES), CELL))
+    for column, name in enumerate(STYLES):
+        row.paste(square(HERE / "styles" / f"{name}.png"), (CELL * column, 0))
+    save(row, "styles")
+
+
+def style(*arguments: object) -> None:
+    """One `style` command, in a process of its own."""
+    command = [sys.executable, "-m", "stylecli", *map(str, arguments)]
+    subprocess.run(command, check=True)  # noqa: S603
+
+
+def save(picture: Image.Image, name: str) -> None:
+    picture.convert("RGB").save(HERE / f"{name}.jpg", quality=88, optimize=True)
 
 
 def draw(photos: list[Path], styles: list[Path], work: Path) -> Image.Image:
     """First row the styles, first column the photographs."""
     sheet = Image.new("RGB", (CELL * (len(styles) + 1), CELL * (len(photos) + 1)), "white")
-    for column, style in enumerate(styles, start=1):
-        sheet.paste(square(style), (CELL * column, 0))
+    for column, painted in enumerate(styles, start=1):
+        sheet.paste(square(painted), (CELL * column, 0))
     for row, photo in enumerate(photos, start=1):
         sheet.paste(square(photo), (0, CELL * row))
-        for column, style in enumerate(styles, start=1):
-            sheet.paste(
-                square(work / f"{photo.stem}__{style.stem}.png"), (CELL * column, CELL * row)
-            )
+        for column, painted in enumerate(styles, start=1):
+            result = work / f"{photo.stem}__{painted.stem}.png"
+            sheet.paste(square(result), (CELL * column, CELL * row))
     return sheet
 
 

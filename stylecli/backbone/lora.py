@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from stylecli.errors import UsageError, WeightsError
+from stylecli.tensors.colour import Colours
 
 Format = Literal["diffusers", "kohya", "peft", "comfy"]
+COLOURS = "style.colours"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
@@ -43,6 +45,14 @@ class LoraFile:
     def trigger(self) -> str | None:
         """The caption the LoRA was trained with, where its header says so."""
         return self.header.get("modelspec.trigger_phrase") or None
+
+    @property
+    def colours(self) -> Colours | None:
+        """Those of the pictures it was trained on, where its header says so."""
+        try:
+            return Colours.from_json(self.header[COLOURS])
+        except (KeyError, ValueError):
+            return None
 
 
 def read(path: Path, unet: Any) -> LoraFile:

@@ -21,6 +21,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # What a snapshot must hold; `config.json` and tokenizer files are small and travel along.
 FILES = ("model_index.json", *(f"{part}/*" for part in PARTS))
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
         WeightsError: A file is missing, or is not the recorded one.
     """
     recorded = dict(source.sha256)
-    sums = folder / "SHA256SUMS"
+    sums = folder / SUMS
     if not recorded and sums.is_file():
         for line in sums.read_text().splitlines():
             digest, _, name = line.partition("  ")

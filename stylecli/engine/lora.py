@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from stylecli.artifacts import images, store
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.lora import export, plain_config
+from stylecli.backbone.lora import COLOURS, export, plain_config
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.objective import diffusion_loss
 from stylecli.engine import checkpoint
@@ -22,6 +23,7 @@ from stylecli.engine.context import Reporter
 from stylecli.engine.draws import Draw
 from stylecli.errors import InputError, ItemError, UsageError
 from stylecli.recipe.schema import Lora
+from stylecli.tensors.colour import Colours
 from stylecli.tensors.seeds import generator
 
 ADAPTER = "style"
@@ -88,7 +90,7 @@ def identity(
     decisive = settings.model_dump(exclude={"prompt", "save_every", "gradient_checkpointing"})
     return store.digest(
         {
-            "kind": "lora",
+            "kind": "lora with colours",
             "model": backbone.fingerprint,
             "dtype": str(backbone.dtype),
             "pictures": [[picture.sha256, picture.caption] for picture in pictures],
@@ -126,6 +128,8 @@ def fit(
     fixed = Draw.fixed(backbone, latents, seed, cells)
 
     parameters = _add_adapter(backbone.unet, settings, seed)
+    adapters = Adapters(backbone.unet)
+    adapters.adopt(ADAPTER)
     try:
         optimiser = torch.optim.AdamW(
             parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
@@ -145,8 +149,6 @@ def fit(
             ]
             return torch.cat(losses).double().cpu()
 
-        adapters = Adapters(backbone.unet)
-        adapters.adopt(ADAPTER)
         with adapters.use({}):
             before = fixed_loss()
         for parameter in parameters.values():
@@ -193,7 +195,7 @@ def fit(
         )
     finally:
         backbone.unet.disable_gradient_checkpointing()
-        backbone.unet.delete_adapters(ADAPTER)
+        adapters.remove(ADAPTER)
         backbone.unet.requires_grad_(False)
 
 
@@ -208,6 +210,10 @@ def _posterior(
     resized = images.crop_center(geometry.resize(image), backbone.multiple_px)
     mean, deviation = backbone.posterior(resized)
     return mean.cpu().clone(), deviation.cpu().clone()
+
+
+def _colours(pictures: Sequence[StylePicture]) -> Colours:
+    return Colours.of([images.to_tensor(images.read(picture.path).pixels) for picture in pictures])
 
 
 def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
@@ -234,7 +240,9 @@ def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
             )
     alpha = settings.rank if settings.alpha is None else settings.alpha
     # PEFT draws from the global generator, which is not ours to move.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Other styles may be loaded; `Adapters` keeps them apart.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
         unet.add_adapter(
             LoraConfig(
                 r=settings.rank,
@@ -327,4 +335,5 @@ def _header(
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": pictures[0].path.stem,
         "modelspec.trigger_phrase": pictures[0].caption,
+        COLOURS: _colours(pictures).to_json(),
     }

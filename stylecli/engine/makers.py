@@ -25,6 +25,7 @@ from stylecli.errors import ImageError, ItemError
 from stylecli.evaluation.metrics import psnr
 from stylecli.methods import diffstyler
 from stylecli.recipe.schema import Lora, Recipe
+from stylecli.tensors.colour import Colours
 
 # LoRAs kept in the model between jobs; more would only cost memory.
 MAX_LOADED = 8
@@ -73,8 +74,13 @@ class Inverter:
         self.context = context
         self.levels = backbone.schedule.levels(recipe.sampling.steps)
 
-    def invert(self, item: Input) -> tuple[Tensor, images.Geometry, Trajectory, Path]:
-        """The picture at the model's size, how it got there, its trajectory and that one's file."""
+    def invert(
+        self, item: Input, colours: Colours | None = None
+    ) -> tuple[Tensor, images.Geometry, Trajectory, Path]:
+        """The picture at the model's size, how it got there, its trajectory and that one's file.
+
+        Where colours are given, the trajectory is that of the picture in them.
+        """
         if item.sha256 == UNREADABLE:
             images.read(item.path)  # says why
             raise ImageError(f"{item.path}: changed during the run", fix="run it again")
@@ -88,11 +94,12 @@ class Inverter:
         image = geometry.apply(picture)
         trajectory, file = trajectories.find_or_invert(
             self.backbone,
-            image,
+            colours.give(image) if colours else image,
             read.sha256,
             geometry,
             self.recipe.inversion,
             self.levels,
+            colours=colours,
             reporter=self.context.reporter,
             label=item.path.name,
         )
@@ -173,7 +180,8 @@ class Stylist:
         """
         sampling, reporter = self.recipe.sampling, self.context.reporter
         name, file = self._lora(job.look)
-        image, geometry, trajectory, _ = self.inverter.invert(job.content)
+        colours = self._colours(job.look, file) if sampling.start == "palette" else None
+        image, geometry, trajectory, _ = self.inverter.invert(job.content, colours)
         style_noise = None
         if sampling.start == "adain":
             style_noise = self.inverter.invert(job.look)[2].latents[-1]
@@ -203,6 +211,13 @@ class Stylist:
             store.save_image(job.sheet, images.to_pixels(panels), made_by)
         store.save_image(job.output, images.to_pixels(result), made_by)
         return {"height": result.shape[-2], "width": result.shape[-1]}
+
+    def _colours(self, look: Input, file: lora_files.LoraFile) -> Colours | None:
+        if file.colours is None:
+            self.context.reporter.warn(
+                f"{look.path.name} does not say which colours it learned; the content's are kept"
+            )
+        return file.colours
 
     def _lora(self, look: Input) -> tuple[str, lora_files.LoraFile]:
         name = f"look_{look.sha256[:16]}"

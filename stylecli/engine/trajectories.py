@@ -17,6 +17,7 @@ from stylecli.backbone.schedule import Levels
 from stylecli.engine.context import Reporter
 from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion
+from stylecli.tensors.colour import Colours
 
 SCHEMA_VERSION = 2
 
@@ -27,6 +28,7 @@ def identity(
     geometry: images.Geometry,
     inversion: Inversion,
     keep: Levels,
+    colours: Colours | None = None,
 ) -> dict[str, object]:
     """All that decides a trajectory's values; written into its header, and its key."""
     return {
@@ -37,6 +39,7 @@ def identity(
         "scheduler": dict(backbone.schedule.config),
         "scaling_factor": backbone.scaling_factor,
         "picture_sha256": picture_sha256,
+        "colours": colours and colours.to_json(),
         "geometry": geometry.as_dict(),
         "inversion": inversion.model_dump(),
         "timesteps": list(keep.timesteps),
@@ -52,6 +55,7 @@ def find_or_invert(
     inversion: Inversion,
     keep: Levels,
     *,
+    colours: Colours | None = None,
     reporter: Reporter,
     label: str,
 ) -> tuple[Trajectory, Path]:
@@ -64,13 +68,14 @@ def find_or_invert(
         geometry: How `image` came from the picture.
         inversion: The settings.
         keep: Levels to store.
+        colours: What the picture's own were changed to.
         reporter: Told of progress.
         label: What is being inverted, for people.
 
     Raises:
         ItemError: The model returned NaN or infinity.
     """
-    wanted = identity(backbone, picture_sha256, geometry, inversion, keep)
+    wanted = identity(backbone, picture_sha256, geometry, inversion, keep, colours)
     path = cache.cached("trajectories", store.digest(wanted), ".safetensors")
     if path.exists():
         found = _read(path, wanted, keep)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.tensors import colour
+
 # Rec. 601 luma, as in every JPEG.
 LUMA = (0.299, 0.587, 0.114)
 
@@ -68,26 +70,6 @@ def palette_transfer(
 ) -> Float[Tensor, "b 3 h w"]:
     """Give the content the style's colour mean and covariance, and nothing else of it.
 
-    The affine map of least effort between two Gaussians, in RGB, cut to [0, 1]: the baseline that
-    any style transfer must beat.
+    The baseline that any style transfer must beat.
     """
-
-    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.double().flatten(2)
-        mean = flat.mean(dim=2, keepdim=True)
-        centred = flat - mean
-        eye = torch.eye(3, dtype=torch.float64, device=x.device) * 1e-6
-        return mean, centred @ centred.transpose(1, 2) / flat.shape[-1] + eye
-
-    def root(x: Tensor, power: float) -> Tensor:
-        values, vectors = torch.linalg.eigh(x)
-        powers: Tensor = torch.diag_embed(values.clamp_min(1e-12).pow(power))
-        rooted: Tensor = vectors.matmul(powers).matmul(vectors.mT)
-        return rooted
-
-    mean, covariance = moments(content)
-    target_mean, target = moments(style)
-    half, inverse_half = root(covariance, 0.5), root(covariance, -0.5)
-    linear = inverse_half @ root(half @ target @ half, 0.5) @ inverse_half
-    mapped = linear @ (content.double().flatten(2) - mean) + target_mean
-    return mapped.view(content.shape).clamp(0, 1).to(content.dtype)
+    return colour.match(content, *colour.moments(style))

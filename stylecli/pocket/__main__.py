@@ -23,7 +23,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from stylecli.artifacts import glyphs
 from stylecli.errors import StyleError
 from stylecli.evaluation.perceptual import PocketLpips, load_pocket_clip, load_pocket_lpips
-from stylecli.pocket import data, diffusion, judge, latents, loop, sheets, vae, words, yardsticks
+from stylecli.pocket import (
+    data,
+    diffusion,
+    judge,
+    latents,
+    loop,
+    sheets,
+    trial,
+    vae,
+    words,
+    yardsticks,
+)
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "pocket"
 # Share of `--hours` each part gets under `all`.
@@ -209,8 +220,10 @@ def _judge(job: Job, *, ship: bool) -> None:
     world = data.load(job.data, job.work)
     models = judge.load(job.candidate)
     found = judge.figures(models, world)
+    trials = trial.run(models.backbone, models.lpips, world)
+    found["transfer_wins"] = round(trial.share_won(trials), 4)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    sheets.draw(models, world, job.work / "sheets")
+    sheets.draw(models, world, trials, job.work / "sheets")
     if ship:
         judge.ship(job.candidate, found, SHIPPED)
         record = json.dumps(glyphs.split_record(), indent=1)

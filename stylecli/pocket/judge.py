@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.artifacts import glyphs
-from stylecli.backbone import inversion, model, sampling
+from stylecli.artifacts.store import file_sha256
+from stylecli.backbone import inversion, model, registry, sampling
 from stylecli.backbone.model import Backbone
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import (
@@ -45,6 +46,8 @@ TOLERANCE: Mapping[str, float] = {
     "lpips_family_top1": 0.02,
     "transfer_wins": 0.03,
 }
+# What a model is loaded from; the rest of the folder is read by people.
+LOADED = ("*.safetensors", "*/*.json", "model_index.json", "merges.txt")
 LOWER_IS_BETTER = frozenset({"vae_colour_error"})
 
 
@@ -219,6 +222,14 @@ def ship(candidate: Path, found: Mapping[str, float], shipped: Path) -> None:
         # safetensors writes files that only their owner may read; a wheel would keep that.
         file.chmod(0o755 if file.is_dir() else 0o644)
     record.write_text(json.dumps({"figures": dict(found)}, indent=1) + "\n", encoding="utf-8")
+    write_sums(shipped)
+
+
+def write_sums(folder: Path) -> None:
+    """Record the SHA-256 of every file that a model is loaded from, as `sha256sum` prints them."""
+    files = sorted(path for kind in LOADED for path in folder.rglob(kind))
+    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / registry.SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def oversized(folder: Path) -> list[str]:

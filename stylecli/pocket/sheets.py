@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from stylecli.artifacts import glyphs
 from stylecli.pocket import vae as autoencoder
 from stylecli.pocket.data import World
 from stylecli.pocket.judge import Models, generate
+from stylecli.pocket.trial import Trial
 
 GAP_PX = 4
 CONTENTS = ("red heart", "airplane", "fire", "alarm clock", "house", "pizza")
@@ -27,7 +28,7 @@ SCENES = (
 )
 
 
-def draw(models: Models, world: World, folder: Path) -> list[Path]:
+def draw(models: Models, world: World, trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Write every sheet; the rows of each are named in the model card."""
     folder.mkdir(parents=True, exist_ok=True)
     sheets = {
@@ -35,6 +36,7 @@ def draw(models: Models, world: World, folder: Path) -> list[Path]:
         "sizes": _sizes(models),
         "reconstruction": _reconstruction(models, world),
         "colours": _colours(models),
+        "transfer": _transfers(trials),
     }
     return [_write(folder / f"{name}.png", rows) for name, rows in sheets.items()]
 
@@ -78,3 +80,13 @@ def _colours(models: Models) -> Float[Tensor, "rows columns 3 h w"]:
 def _write(path: Path, pictures: Float[Tensor, "rows columns 3 h w"]) -> Path:
     grid(pictures).save(path, optimize=True)
     return path
+
+
+def _transfers(trials: Sequence[Trial]) -> Float[Tensor, "rows columns 3 h w"]:
+    """Content | style | result | truth, two of them beside each other; best first, worst last."""
+    ranked = sorted(trials, key=lambda trial: trial.distance / trial.content_copy)
+    chosen = ranked[:4] + ranked[len(ranked) // 2 - 2 : len(ranked) // 2 + 2] + ranked[-4:]
+    pictures = [torch.cat([t.content, t.style, t.result, t.truth]) for t in chosen]
+    return torch.stack(
+        [torch.cat(pair) for pair in zip(pictures[::2], pictures[1::2], strict=True)]
+    )

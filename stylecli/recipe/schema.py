@@ -97,10 +97,11 @@ class Sampling(Strict):
     prompt: str | None = Field(None, description="Default: the caption the LoRA was trained with.")
     negative: str = Field("", description="Negative prompt.")
     weight: float = Field(1.0, description="Strength of the LoRA.")
-    start: Literal["inversion", "adain"] = Field(
+    start: Literal["inversion", "palette", "adain"] = Field(
         "inversion",
-        description="First latent: the content's noise, or that noise with the channel statistics "
-        "of the style's (StyleID, eq. 7; needs --style).",
+        description="First latent: the content's noise (both papers); the noise of the content in "
+        "the style's colours; or the content's noise with the channel statistics of the style's "
+        "(StyleID, eq. 7; needs --style).",
     )
     seed: Count = Field(0, description="Seed of the run; every item derives its own.")
 

@@ -35,7 +35,7 @@ MIXES = {"probs": reference.mix_matrices, "qk": reference.mix_queries_and_keys}
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: its first input, its text where it has one, its output."""
+    """One call of a module: its first input, its text where it has one, its first output."""
 
     seen: Tensor
     text: Tensor | None
@@ -50,7 +50,8 @@ def watching(unet: Any, names: list[str]) -> Iterator[dict[str, Call]]:
     def record(name: str) -> Any:
         def hook(_module: Any, inputs: Any, named: Any, output: Any) -> None:
             text = named.get("encoder_hidden_states")
-            calls[name] = Call(inputs[0] if inputs else named["hidden_states"], text, output)
+            seen = inputs[0] if inputs else named["hidden_states"]
+            calls[name] = Call(seen, text, output[0] if isinstance(output, tuple) else output)
 
         return hook
 
@@ -69,7 +70,9 @@ def attentions(unet: Any) -> list[str]:
     return [name.removesuffix(".processor") for name in unet.attn_processors]
 
 
-def exchange(backbone: Backbone, *numbers: int, attention: tuple[str, ...] = (), **kinds: Any):
+def exchange(
+    backbone: Backbone, *numbers: int, attention: tuple[str, ...] = (), **kinds: Any
+) -> Exchange:
     """An exchange of some decoder layers' features and of some attentions."""
     layers = decoder_layers(backbone.unet)
     return Exchange(features=[layers[n] for n in numbers], attention=attention, **kinds)
@@ -103,7 +106,8 @@ def written_out(attn: Any, source: Call, target: Call, mix: str, kappa: float) -
         repeats = len(target.seen) // len(call.seen)
         pairs.append((query.repeat(repeats, 1, 1, 1), key.repeat(repeats, 1, 1, 1)))
     mixed = MIXES[mix](pairs[0], pairs[1], projected(attn, target, "to_v"), kappa)
-    return attn.to_out[0](reference.join_heads(mixed))
+    output: Tensor = attn.to_out[0](reference.join_heads(mixed))
+    return output
 
 
 def check_against_matrices(
@@ -136,7 +140,7 @@ def test_every_attention_equals_its_matrices_and_layers_not_chosen_keep_their_ow
     check_against_matrices(shared, chosen, mix, kappa, contents=2, rows=4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     kappa=st.floats(0, 1),
     mix=st.sampled_from(["probs", "qk"]),
@@ -226,9 +230,7 @@ def test_the_encoder_and_the_middle_are_not_touched(shared: Backbone) -> None:
         with carrier.giving(features=True, kappa=0), watching(shared.unet, names) as steered:
             changed = target_pass(shared)
     for name in names:
-        ours, wanted = steered[name].output, plain[name].output
-        ours, wanted = (x if torch.is_tensor(x) else x[0] for x in (ours, wanted))
-        assert torch.equal(ours, wanted), name
+        assert torch.equal(steered[name].output, plain[name].output), name
     for row in range(2):
         assert relative(changed[row], untouched[row]) > 1e-3
 

@@ -220,9 +220,7 @@ def test_inverting_and_reconstructing_a_real_unet_is_the_reference(
         return unet(latents, timestep, encoder_hidden_states=null).sample
 
     clean = noise(1, 4, 8, 16)
-    trajectory = invert(
-        clean, null_prediction(ours, 1), ours.schedule, ours.schedule.levels(5)
-    )
+    trajectory = invert(clean, null_prediction(ours, 1), ours.schedule, ours.schedule.levels(5))
     wanted = ddim.invert(clean, model, timesteps, alphas, prediction)
     for k, latents in enumerate(wanted):
         assert relative(trajectory.latents[k], latents) < 1e-5

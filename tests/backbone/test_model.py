@@ -151,6 +151,7 @@ def refused(model: Path) -> WeightsError:
 
 def own_name(model: Path, part: str) -> str:
     """The name in the file; transformers prefixes its own with the class's stem."""
+    name: str
     (name,) = (key for key in load_file(model / WEIGHTS[part]) if key.endswith(TENSORS[part]))
     return name
 

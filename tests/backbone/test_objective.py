@@ -32,9 +32,7 @@ def test_noisy_latents_and_targets_are_the_library_schedulers(
         theirs = scheduler(prediction)
         latents, target = noised(backbone.schedule, clean, eps, TIMESTEPS)
         torch.testing.assert_close(latents, theirs.add_noise(clean, eps, TIMESTEPS))
-        wanted = (
-            eps if prediction == "epsilon" else theirs.get_velocity(clean, eps, TIMESTEPS)
-        )
+        wanted = eps if prediction == "epsilon" else theirs.get_velocity(clean, eps, TIMESTEPS)
         torch.testing.assert_close(target, wanted)
     assert float((target - eps).abs().max()) > 0.1, "a velocity is not the noise"
 

@@ -503,3 +503,28 @@ def test_a_row_that_a_killed_run_owed_is_written_by_the_next(
         assert style(*command).summary["counts"] == {"skipped": 1, "items": 1}
         (row,) = map(json.loads, journal.read_text().splitlines())
         assert (row["key"], row["status"]) == (before["key"], "done")
+
+
+def test_a_lora_brings_its_colours_where_the_start_is_the_palette(
+    style: Style, recipe: Path, content: Path, look: Path, lora: Path, tmp_path: Path
+) -> None:
+    """From the header, so `--lora` and `--style` agree; without it the content's own are kept."""
+    palette = ("-r", recipe, "-q", "--set", "sampling.start=palette")
+
+    def made(name: str, *arguments: object) -> bytes:
+        outcome = style("transfer", content, *arguments, "-o", tmp_path / f"{name}.png")
+        assert outcome.status == 0, outcome.err
+        messages.append(outcome.err)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            return picture.tobytes()
+
+    messages: list[str] = []
+    plain = made("plain", "-l", lora, "-r", recipe, "-q")
+    by_lora, by_style = made("lora", "-l", lora, *palette), made("style", "--style", look, *palette)
+    assert by_lora == by_style != plain
+    with safe_open(lora, framework="pt") as stream:
+        header = {key: value for key, value in stream.metadata().items() if key != "style.colours"}
+    colourless = tmp_path / "colourless.safetensors"
+    save_file(load_file(lora), colourless, metadata=header)
+    assert made("colourless", "-l", colourless, *palette) == plain
+    assert "colourless.safetensors does not say which colours" in messages[-1]

