@@ -50,7 +50,7 @@ class Adapters:
                     metadata=dict(file.metadata) or None,
                 )
             refusal = ""
-        except (ValueError, RuntimeError, KeyError) as error:
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
             refusal = str(error).partition("\n")[0]
         finally:
             logging.set_verbosity(verbosity)

@@ -162,10 +162,10 @@ def test_only_the_chosen_projections_learn_and_the_base_model_is_left_as_it_was(
 
 
 def test_an_interrupted_training_resumes_to_the_same_bits(picture: Path) -> None:
-    """At a checkpoint, between two, and before the first; with a model loaded anew each time."""
+    """After a checkpoint and before the first; with a model loaded anew each time."""
     whole = train(tiny.backbone(folder()), picture)
     state_file = picture.with_suffix(".state")
-    for stopped_at, resumed_at in ((1, None), (3, 2), (5, 4)):
+    for stopped_at, resumed_at in ((1, None), (5, 4)):
         with pytest.raises(KeyboardInterrupt):
             train(tiny.backbone(folder()), picture, reporter=stop_at(stopped_at))
         assert state_file.exists() == (resumed_at is not None)

@@ -313,7 +313,6 @@ def counting(unet: Any) -> Iterator[list[int]]:
         pytest.param(3.0, {"attn_tail": "hard"}, 30, 100, 180, id="hard"),
         pytest.param(1.0, {}, 49, 50, 149, id="guidance 1"),
         pytest.param(3.0, NOTHING.model_dump(), 0, 100, 150, id="plain LoRA"),
-        pytest.param(3.0, {"attn_tail": "full"}, 50, 100, 200, id="full"),
     ],
 )
 def test_rows_are_the_papers_count(
