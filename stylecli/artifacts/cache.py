@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from stylecli.errors import UsageError
+
 # Nobody resumes a training that was interrupted longer ago.
 ABANDONED_SECONDS = 86_400
+FIX = "free some disk, or set STYLE_CACHE_DIR to a folder that can be written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,23 @@ def cache_dir() -> Path:
 def cached(kind: str, key: str, suffix: str) -> Path:
     """Where the cache keeps a thing of this kind under this digest; it may not be there."""
     return cache_dir() / kind / key[:2] / f"{key}{suffix}"
+
+
+def ensure_writable() -> None:
+    """Find out before the work, not after it.
+
+    Raises:
+        UsageError: The cache folder cannot be made, or nothing can be written to it.
+    """
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the cache {folder} cannot be written: {error.strerror}", fix=FIX
+        ) from error
 
 
 def shelves(root: Path) -> list[Shelf]:

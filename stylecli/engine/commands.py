@@ -54,7 +54,7 @@ def transfer(
         content = Input.of_content(row.content)
         own = [_style(row.style)] if row.style else []
         own += [[Input.of("lora", _existing_lora(row.lora))]] if row.lora else []
-        wanted = destination.path / row.output if row.output else None
+        wanted = plan.inside(destination.path, row.output) if row.output else None
         groups += [([content, *look], wanted) for look in own or looks]
     # Jobs of one look together: its LoRA is loaded, or learned, once.
     groups.sort(key=lambda group: (group[0][1].role, group[0][1].sha256))
@@ -127,7 +127,10 @@ def invert(
             fix="keep the columns content and output",
         )
     groups: list[tuple[list[Input], Path | None]] = [
-        ([Input.of_content(row.content)], destination.path / row.output if row.output else None)
+        (
+            [Input.of_content(row.content)],
+            plan.inside(destination.path, row.output) if row.output else None,
+        )
         for row in rows
     ]
     session = Session.open(recipe, reporter, allow_download=allow_download)

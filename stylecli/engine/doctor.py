@@ -32,6 +32,7 @@ PACKAGES = (
     "typer",
 )
 MIN_FREE_BYTES = 2 * 2**30
+WEIGHED = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,17 @@ def installation() -> Iterator[Check]:
     )
     for source in registry.SOURCES.values():
         try:
-            registry.snapshot(source)
-            yield Check(f"weights {source.name}", None, f"present, {source.licence}")
+            folder = registry.snapshot(source)
         except StyleError as error:
             yield Check(f"weights {source.name}", None, "not here", fix=error.fix)
+            continue
+        torn = [part for part in WEIGHED if not any((folder / part).glob("*.safetensors"))]
+        yield Check(
+            f"weights {source.name}",
+            False if torn else None,
+            f"{torn[0]} has no weights" if torn else f"present, {source.licence}",
+            fix="reinstall the package, or pull the model again",
+        )
 
 
 def _existing(path: Path) -> Path:

@@ -125,6 +125,11 @@ def fit(
     embeds = dict(zip(captions, backbone.encode_prompt(captions).clone(), strict=True))
     key = identity(backbone, pictures, settings, seed)
     cells = settings.crop_px // backbone.latent_px if settings.crop == "random" else None
+    if settings.crop == "random" and settings.crop_px < backbone.multiple_px:
+        raise UsageError(
+            f"lora.crop_px {settings.crop_px} is too small for this backbone",
+            fix=f"use {backbone.multiple_px} or more",
+        )
     fixed = Draw.fixed(backbone, latents, seed, cells)
 
     parameters = _add_adapter(backbone.unet, settings, seed)

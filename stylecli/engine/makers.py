@@ -21,7 +21,7 @@ from stylecli.engine import lora, trajectories
 from stylecli.engine.context import RunContext
 from stylecli.engine.plan import UNREADABLE, Input, Job
 from stylecli.engine.run import provenance
-from stylecli.errors import ImageError, ItemError
+from stylecli.errors import ImageError, ItemError, WeightsError
 from stylecli.evaluation.metrics import psnr
 from stylecli.methods import diffstyler
 from stylecli.recipe.schema import Lora, Recipe
@@ -72,6 +72,7 @@ class Inverter:
         self.backbone = backbone
         self.recipe = recipe
         self.context = context
+        cache.ensure_writable()
         self.levels = backbone.schedule.levels(recipe.sampling.steps)
 
     def invert(
@@ -226,11 +227,22 @@ class Stylist:
                 oldest = next(iter(self._loaded))
                 self.adapters.remove(oldest)
                 del self._loaded[oldest]
-            path = look.path if look.role == "lora" else self._learn(look)
-            file = lora_files.read(path, self.backbone.unet)
+            file = self._read(look)
             self.adapters.add(name, file)
             self._loaded[name] = file
         return name, self._loaded[name]
+
+    def _read(self, look: Input) -> lora_files.LoraFile:
+        if look.role == "lora":
+            return lora_files.read(look.path, self.backbone.unet)
+        path = self._learn(look)
+        try:
+            return lora_files.read(path, self.backbone.unet)
+        except WeightsError:
+            # Nobody but us made that file, so nobody else can mend it.
+            self.context.reporter.warn(f"the cached LoRA of {look.path.name} is damaged")
+            path.unlink()
+            return lora_files.read(self._learn(look), self.backbone.unet)
 
     def _learn(self, look: Input) -> Path:
         """The LoRA of a style picture: from the cache, or fitted now."""

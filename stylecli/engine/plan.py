@@ -172,6 +172,19 @@ def file_name(template: str, job: Job) -> str:
     return filled
 
 
+def inside(folder: Path, name: Path) -> Path:
+    """A place in a folder.
+
+    Raises:
+        UsageError: The name leads out of it.
+    """
+    if name.is_absolute() or ".." in name.parts:
+        raise UsageError(
+            f"output {str(name)!r} of a manifest leaves the output folder", fix="name a place in it"
+        )
+    return folder / name
+
+
 def sheet_path(output: Path, kind: str) -> Path:
     """Where the picture for people goes that belongs to an output.
 

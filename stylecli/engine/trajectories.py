@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -96,15 +97,23 @@ def find_or_invert(
         )
     if not torch.isfinite(trajectory.latents).all():
         raise ItemError("inversion gave NaN or infinity", fix="use --dtype float32 or bfloat16")
-    store.save_tensors(
-        path,
-        {
-            "latents": trajectory.latents[:, 0].cpu(),
-            "timesteps": torch.tensor(keep.timesteps),
-            "alphas": torch.tensor(keep.alphas, dtype=torch.float64),
-        },
-        {"format": "pt", "trajectory": json.dumps(wanted, sort_keys=True)},
-    )
+    latents = trajectory.latents[:, 0].cpu().contiguous()
+    try:
+        store.save_tensors(
+            path,
+            {
+                "latents": latents,
+                "timesteps": torch.tensor(keep.timesteps),
+                "alphas": torch.tensor(keep.alphas, dtype=torch.float64),
+            },
+            {
+                "format": "pt",
+                "trajectory": json.dumps(wanted, sort_keys=True),
+                "sha256": _sha256(latents),
+            },
+        )
+    except ItemError as error:
+        raise ItemError(error.what, fix=cache.FIX) from error
     return trajectory, path
 
 
@@ -127,6 +136,10 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, header
 
 
+def _sha256(latents: Tensor) -> str:
+    return hashlib.sha256(latents.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
 def _ticker(advance: Callable[[int], None]) -> Callable[[], None]:
     return lambda: advance(1)
 
@@ -140,5 +153,7 @@ def _read(path: Path, wanted: dict[str, object], keep: Levels) -> Tensor | None:
         return None
     latents = tensors["latents"]
     if found != json.loads(json.dumps(wanted)) or len(latents) != len(keep) + 1:
+        return None
+    if header.get("sha256") != _sha256(latents):
         return None
     return latents[:, None]

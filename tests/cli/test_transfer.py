@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -528,3 +529,58 @@ def test_a_lora_brings_its_colours_where_the_start_is_the_palette(
     save_file(load_file(lora), colourless, metadata=header)
     assert made("colourless", "-l", colourless, *palette) == plain
     assert "colourless.safetensors does not say which colours" in messages[-1]
+
+
+@pytest.mark.parametrize("command", ["transfer", "invert"])
+def test_a_manifest_cannot_write_outside_the_output_folder(
+    style: Style, recipe: Path, content: Path, lora: Path, tmp_path: Path, command: str
+) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    suffix = "png" if command == "transfer" else "safetensors"
+    manifest.write_text(json.dumps({"content": str(content), "output": f"../escaped.{suffix}"}))
+    looks = ("-l", lora) if command == "transfer" else ()
+    outcome = style(
+        command, "--manifest", manifest, *looks, "-o", tmp_path / "out", "-r", recipe, "-q"
+    )
+    assert outcome.status == 2
+    assert "leaves the output folder" in outcome.err
+    assert not (tmp_path / f"escaped.{suffix}").exists()
+
+
+def test_damage_in_the_cache_is_noticed_and_made_good(
+    style: Style, recipe: Path, content: Path, look: Path, tmp_path: Path
+) -> None:
+    """One flipped byte in a trajectory, half a LoRA: the same pixels come out."""
+
+    def made(name: str) -> bytes:
+        file = tmp_path / name
+        outcome = style("transfer", content, "--style", look, "-o", file, "-r", recipe, "-q")
+        assert outcome.status == 0, outcome.err
+        with Image.open(file) as picture:
+            return picture.tobytes()
+
+    cache = Path(os.environ["STYLE_CACHE_DIR"])
+    first = made("first.png")
+    (trajectory,) = (cache / "trajectories").rglob("*.safetensors")
+    data = bytearray(trajectory.read_bytes())
+    data[-200] ^= 0x40
+    trajectory.write_bytes(data)
+    (cached_lora,) = (cache / "loras").rglob("*.safetensors")
+    cached_lora.write_bytes(cached_lora.read_bytes()[:3000])
+    assert made("second.png") == first
+
+
+def test_a_cache_that_cannot_be_written_is_found_before_the_work(
+    style: Style,
+    recipe: Path,
+    content: Path,
+    lora: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("STYLE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with counted_rows() as rows:
+        outcome = style("transfer", content, "-l", lora, "-o", tmp_path / "x.png", "-r", recipe)
+    assert (outcome.status, rows) == (2, [])
+    assert "STYLE_CACHE_DIR" in outcome.err
