@@ -21,7 +21,7 @@ from typing import ClassVar
 
 
 class StyleError(Exception):
-    """A failure with a sentence for people, a code for programs and an exit status for shells."""
+    """Something nobody foresaw: a fault of this program, worth reporting."""
 
     exit_status: ClassVar[int] = 1
     code: ClassVar[str] = "unexpected"

@@ -175,7 +175,7 @@ def _decode(path: Path, stream: BinaryIO) -> tuple[np.ndarray, np.ndarray | None
                 # A damaged note on how to hold a picture is no reason to refuse the picture.
                 with contextlib.suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(image)
+                return _to_rgb(path, image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -208,11 +208,11 @@ def _too_large(path: Path, size: str = "") -> ImageError:
     )
 
 
-def _to_rgb(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _to_rgb(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     profile = image.info.get("icc_profile")
     image, alpha = _split(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
+        image = _eight_bits(path, image)
     colour = _to_srgb(image, profile)
     if alpha is None or alpha.getextrema() == (255, 255):
         return np.array(colour), None
@@ -239,11 +239,12 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return image, None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
     """Pillow clips deep greys when it converts them; scale them instead."""
     values = np.asarray(image).astype(np.float32)
-    values[np.isnan(values)] = 0
-    brightest = float(values.max(where=np.isfinite(values), initial=0))
+    if not np.isfinite(values).all():
+        raise ImageError(f"{path}: holds values that are not finite", fix="export it without them")
+    brightest = float(values.max(initial=0))
     if image.mode == "F":
         top = 1.0 if brightest <= MAX_HIGHLIGHT else 255.0 if brightest <= 255 else 65535.0
     else:

@@ -210,16 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         console.note("interrupted; the same command again goes on from here")
         failure = {"code": "interrupted"}
-    except BrokenPipeError:
-        # The reader of our output left (`| head`); do not complain again while shutting down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         console.crash(error)
         status = StyleError.exit_status
         failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
     console.close(status, failure)
-    return status
+    return status or (StyleError.exit_status if console.lost_results else 0)
 
 
 def _invoke(arguments: Sequence[str]) -> int:

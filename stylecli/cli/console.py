@@ -6,6 +6,7 @@ report to it without knowing it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -42,12 +43,15 @@ class Console:
         self.quiet = False
         self.debug = False
         self.counts: Counter[str] = Counter()
+        self.lost_results = False
+        self._mute = False
         self._failed: list[str] = []
         self._bars: Progress | None = None
 
     def set_mode(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         """Choose how to speak; also forgets the tally of an earlier invocation."""
         self.json, self.quiet, self.debug = json, quiet, debug
+        self.lost_results = self._mute = False
         self.counts.clear()
         self._failed.clear()
 
@@ -178,7 +182,26 @@ class Console:
         if fix:
             self._err(f"{self._paint('fix  ', '32')}  {fix}")
 
+    def _stop_printing(self, error: OSError) -> None:
+        """The work goes on: a reader that left (`| head`) got what it wanted."""
+        self._mute = True
+        with contextlib.suppress(OSError):
+            # What is left in the buffer would fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            self.lost_results = True
+            what = f"standard output cannot be written: {error.strerror or error}"
+            self._say_two("error", what, "free some space, or send it elsewhere")
+
     def _out(self, line: str) -> None:
+        if self._mute:
+            return
+        try:
+            self._print(line)
+        except OSError as error:
+            self._stop_printing(error)
+
+    def _print(self, line: str) -> None:
         if self._bars is not None and sys.stdout.isatty():
             # One screen for both streams: let the bar make room, or it would be drawn over.
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -191,7 +214,9 @@ class Console:
 
             self._bars.console.print(Text.from_ansi(line), soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            # Nobody may be left to hear it either (`2>&1 | head`).
+            with contextlib.suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
 
     @staticmethod
     def _paint(word: str, code: str) -> str:

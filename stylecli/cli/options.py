@@ -7,6 +7,7 @@ them to every command. Options that set a recipe key default to None: "as the re
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -34,10 +35,40 @@ def _recipes(incomplete: str) -> list[str]:
     return [name for name in shipped() if name.startswith(incomplete)]
 
 
+def given(text: str) -> str:
+    """Text that is not empty: mostly a shell variable that was not set."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """A path that is not empty, which would mean the current folder."""
+    return Path(given(text))
+
+
+def _output(text: str) -> str:
+    if text == "-":
+        raise typer.BadParameter("results are files; ./- if one is to have that name")
+    return given(text)
+
+
+def _pattern(text: str) -> str:
+    """A name template whose braces come in pairs; its fields are checked once they are known."""
+    try:
+        list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"a brace in {text!r} has no partner; write {{{{ or }}}} for a brace in a name"
+        ) from error
+    return given(text)
+
+
 ContentArg = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONTENT",
+        parser=given,
         help="Pictures, folders, globs, or - for a list on standard input.",
     ),
 ]
@@ -46,6 +77,7 @@ ManifestOpt = Annotated[
     typer.Option(
         "--manifest",
         metavar="FILE",
+        parser=given_path,
         help="Rows of content, style, lora, output; .jsonl or .csv.",
         rich_help_panel=RUN,
     ),
@@ -66,6 +98,7 @@ RecipeOpt = Annotated[
         "--recipe",
         "-r",
         metavar="NAME|FILE",
+        parser=given,
         help="A name from `style recipes list`, or a YAML file.",
         rich_help_panel=SETTINGS,
         autocompletion=_recipes,
@@ -85,6 +118,7 @@ BackboneOpt = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME|DIR",
+        parser=given,
         help="A name from `style models list`, or a folder.",
         rich_help_panel=SETTINGS,
     ),
@@ -122,6 +156,7 @@ OutputOpt = Annotated[
         "--output",
         "-o",
         metavar="PATH",
+        parser=_output,
         help="A file for one result, a folder for many.",
         rich_help_panel=OUTPUT,
     ),
@@ -131,6 +166,7 @@ NameOpt = Annotated[
     typer.Option(
         "--name",
         metavar="PATTERN",
+        parser=_pattern,
         help="File names in a folder, of {content}, {style} and {key}.",
         rich_help_panel=OUTPUT,
     ),

@@ -112,7 +112,7 @@ def find(name_or_path: str) -> tuple[FilePath, str]:
     """The file behind a name or path, and what to call it in messages.
 
     Raises:
-        RecipeError: Neither a shipped name nor a file.
+        RecipeError: Neither a shipped name nor a file, or a folder.
     """
     names = shipped()
     if name_or_path in names:
@@ -120,6 +120,8 @@ def find(name_or_path: str) -> tuple[FilePath, str]:
     path = FilePath(name_or_path).expanduser()
     if path.is_file():
         return path, name_or_path
+    if path.is_dir():
+        raise RecipeError(f"recipe {name_or_path!r} is a folder", fix="name a file in it")
     near = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(
@@ -140,7 +142,9 @@ def _from_file(name: str) -> tuple[list[Entry], list[Fault]]:
     except UnicodeDecodeError:
         raise RecipeError(f"{label} is not UTF-8 text", fix="save it as UTF-8") from None
     except OSError as error:
-        raise RecipeError(f"{label} cannot be read: {error.strerror}") from error
+        raise RecipeError(
+            f"{label} cannot be read: {error.strerror}", fix="check its permissions"
+        ) from error
     document = read(text, label)
 
     def entries(value: Any, at: Path) -> Iterator[Entry]:

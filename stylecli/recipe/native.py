@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stylecli.recipe.schema import Lora
+from stylecli.recipe.schema import MIN_CROP_PX, Lora
 from stylecli.recipe.source import Path as Key
 
 
@@ -31,4 +31,4 @@ def defaults(folder: Path) -> Iterator[tuple[Key, Any]]:
     if side is not None:
         yield ("sampling", "size"), side
         yield ("lora", "resolution"), side
-        yield ("lora", "crop_px"), min(side, Lora().crop_px)
+        yield ("lora", "crop_px"), max(MIN_CROP_PX, min(side, Lora().crop_px))

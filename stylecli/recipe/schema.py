@@ -12,8 +12,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=16384)]
+# No model here was trained on more levels of noise.
+Levels = Annotated[int, Field(ge=1, le=1000)]
 Count = Annotated[int, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+# Autoencoders have nothing to say about smaller squares.
+MIN_CROP_PX = 32
 Layers = Literal["none", "anchor", "from_anchor", "all"] | tuple[Count, ...]
 
 
@@ -50,7 +55,7 @@ class Device(Strict):
 class Lora(Strict):
     """How a style becomes a LoRA (DiffStyler eq. 3)."""
 
-    rank: Positive = Field(16, description="Rank of every LoRA pair.")
+    rank: int = Field(16, ge=1, le=1024, description="Rank of every LoRA pair.")
     alpha: float | None = Field(None, gt=0, description="Scale times rank; default: the rank.")
     steps: Positive = Field(200, description="Optimiser steps; 200 suit one image.")
     lr: float = Field(2e-4, gt=0, description="AdamW learning rate, constant.")
@@ -62,13 +67,13 @@ class Lora(Strict):
     prompt: str = Field(
         "a picture in <sss> style", description="Caption of the style, and its trigger later."
     )
-    resolution: Positive = Field(512, description="Short side of a training image, in pixels.")
+    resolution: Pixels = Field(512, description="Short side of a training image, in pixels.")
     crop: Literal["center", "random"] = Field(
         "center",
         description="center: the whole picture, cut to multiples of 64 px; "
         "random: a new square of `crop_px` for every row.",
     )
-    crop_px: Positive = Field(128, description="Side of a random square, in pixels.")
+    crop_px: int = Field(128, ge=MIN_CROP_PX, description="Side of a random square, in pixels.")
     caption_dropout: Unit = Field(0.0, description="Share of rows trained on the empty caption.")
     gradient_checkpointing: bool = Field(False, description="Less memory, a third more work.")
     save_every: Positive = Field(50, description="Steps between checkpoints.")
@@ -81,7 +86,7 @@ class Lora(Strict):
 class Inversion(Strict):
     """How a content image is carried to noise (DDIM, guidance 1, empty prompt)."""
 
-    steps: Positive = Field(50, description="Levels of noise; must contain the sampling grid.")
+    steps: Levels = Field(50, description="Levels of noise; must contain the sampling grid.")
     pairing: Literal["target", "matched"] = Field(
         "target", description="Timestep given to the UNet: of the level entered, or left."
     )
@@ -91,12 +96,14 @@ class Inversion(Strict):
 class Sampling(Strict):
     """How the stylised image is sampled."""
 
-    size: Positive = Field(512, description="Short side of the picture in pixels.")
-    steps: Positive = Field(50, description="DDIM steps.")
-    guidance: float = Field(10.5, ge=1.0, description="Classifier-free guidance; 1 is off.")
+    size: Pixels = Field(512, description="Short side of the picture in pixels.")
+    steps: Levels = Field(50, description="DDIM steps.")
+    guidance: float = Field(
+        10.5, ge=1.0, le=1000.0, description="Classifier-free guidance; 1 is off."
+    )
     prompt: str | None = Field(None, description="Default: the caption the LoRA was trained with.")
     negative: str = Field("", description="Negative prompt.")
-    weight: float = Field(1.0, description="Strength of the LoRA.")
+    weight: float = Field(1.0, ge=-1000.0, le=1000.0, description="Strength of the LoRA.")
     start: Literal["inversion", "palette", "adain"] = Field(
         "inversion",
         description="First latent: the content's noise (both papers); the noise of the content in "
@@ -154,7 +161,7 @@ class Recipe(Strict):
         if self.lora.crop == "random" and self.lora.crop_px > self.lora.resolution:
             problems.append(
                 f"lora.crop_px is {self.lora.crop_px}, larger than lora.resolution; "
-                f"allowed 1 to {self.lora.resolution}"
+                f"allowed {MIN_CROP_PX} to {self.lora.resolution}"
             )
         if problems:
             # One a line, each opening with the key to change: `load` finds its place by that.

@@ -118,7 +118,6 @@ def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
         ([0, 0.5, 1.2], [0, 128, 255]),
         ([0, 128, 255], [0, 128, 255]),
         ([0, 32896, 65535], [0, 128, 255]),
-        ([float("nan"), 0.5, float("inf")], [0, 128, 255]),
         ([-1, 0, 1], [0, 0, 255]),
     ],
 )
@@ -127,6 +126,15 @@ def test_float_pictures_are_scaled_and_highlights_cut(
 ) -> None:
     Image.fromarray(np.array([values], np.float32)).save(tmp_path / "x.tif")
     assert images.read(tmp_path / "x.tif").pixels[0, :, 0].tolist() == seen
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_float_pictures_with_values_that_are_no_brightness_are_refused(
+    tmp_path: Path, value: str
+) -> None:
+    Image.fromarray(np.array([[0, float(value)]], np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match=r"x\.tif: holds values that are not finite"):
+        images.read(tmp_path / "x.tif")
 
 
 def test_a_transparent_colour_is_transparency(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -124,10 +125,63 @@ def test_failed_items_end_with_3_and_are_listed(style: Style, during: Callable[.
     assert style("recipes", "list").out == "a.out.png\n"
 
 
-def test_a_reader_that_leaves_early_is_no_reason_to_complain() -> None:
-    command = f"{shlex.quote(sys.executable)} -m stylecli recipes show --resolved | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+def validate(*recipes: object, stdout: int, stderr: int = subprocess.PIPE) -> tuple[int, str]:
+    command = [sys.executable, "-m", "stylecli", "recipes", "validate", *map(str, recipes)]
+    done = subprocess.run(command, stdout=stdout, stderr=stderr, text=True, check=False)
+    return done.returncode, done.stderr or ""
+
+
+def test_a_reader_that_leaves_early_neither_stops_the_work_nor_changes_its_status(
+    tmp_path: Path,
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert validate("pocket-cpu", "sd15-12gb", stdout=writer) == (0, "")
+    (wrong := tmp_path / "wrong.yaml").write_text("lora: {rank: 0}", encoding="utf-8")
+    status, said = validate("pocket-cpu", wrong, stdout=writer)
+    assert (status, "lora.rank" in said, "unexpected" in said) == (2, True, False)
+    assert validate("pocket-cpu", wrong, stdout=writer, stderr=writer)[0] == 2
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_results_that_cannot_be_written_are_said_once_and_end_with_1() -> None:
+    with Path("/dev/full").open("w") as full:
+        status, said = validate("pocket-cpu", "sd15-12gb", stdout=full.fileno())
+    assert status == 1
+    assert said.splitlines() == [
+        "error  standard output cannot be written: No space left on device",
+        "fix    free some space, or send it elsewhere",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["transfer", "", "-o", "x.png"], "'CONTENT': it is empty"),
+        (["transfer", "a.png", "-o", ""], "'--output' / '-o': it is empty"),
+        (["transfer", "a.png", "-o", "x.png", "--lora", ""], "'--lora' / '-l': it is empty"),
+        (["transfer", "a.png", "-o", "x.png", "--style", ""], "'--style' / '-s': it is empty"),
+        (["transfer", "--manifest", "", "-o", "x"], "'--manifest': it is empty"),
+        (["train-lora", "", "-o", "x"], "'STYLE': it is empty"),
+        (["invert", "a.png", "-o", "x/", "-r", ""], "'--recipe' / '-r': it is empty"),
+        (["recipes", "validate", ""], "'FILE...': it is empty"),
+        (
+            ["invert", "a.png", "-o", "-"],
+            "'--output' / '-o': results are files; ./- if one is to have that name",
+        ),
+        (
+            ["invert", "a.png", "-o", "x/", "--name", "{"],
+            "'--name': a brace in '{' has no partner; write {{ or }} for a brace in a name",
+        ),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_in_a_sentence(
+    arguments: list[str], what: str, style: Style
+) -> None:
+    done = style(*arguments)
+    assert done.status == 2
+    assert done.err.splitlines()[0] == f"error  invalid value for {what}"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,18 @@ def test_recipes_validate_reports_every_fault_of_every_file(style: Style, tmp_pa
     assert done.status == 2
     assert [line.split()[0] for line in done.out.splitlines()] == ["wrong", "valid", "wrong"]
     assert f"{files[0]}:1  lora.rnk  unknown key; did you mean lora.rank?" in done.err
-    assert f"{files[2]}:1  sampling.steps  must be a whole number of 1 or more, not 0" in done.err
+    assert f"{files[2]}:1  sampling.steps  must be a whole number from 1 to 1000, not 0" in done.err
+
+
+def test_a_fix_is_given_only_where_it_suits_every_fault(style: Style, tmp_path: Path) -> None:
+    latin, wrong = tmp_path / "latin.yaml", tmp_path / "wrong.yaml"
+    latin.write_bytes(b"description: caf\xe9")
+    wrong.write_text("lora: {rank: 0}", encoding="utf-8")
+    assert "fix    save it as UTF-8\n" in style("recipes", "validate", latin).err
+    both = style("recipes", "validate", latin, wrong)
+    assert both.err.splitlines()[-1] == "fix    correct each, and check them again"
+    folder = style("recipes", "validate", tmp_path)
+    assert f"recipe '{tmp_path}' is a folder" in folder.err
 
 
 @pytest.fixture

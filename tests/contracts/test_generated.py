@@ -28,6 +28,7 @@ traceback.
 | status | `error.code` | when |
 |---|---|---|
 | 0 | | everything was done, or had been done already |
+| 1 | | the work was done, but standard output could not be written |
 {rows}
 | 3 | `items_failed` | some items failed; the others are done, and the same command retries these |
 | 130 | `interrupted` | Ctrl-C; the same command goes on from there |

@@ -151,10 +151,10 @@ def test_all_faults_are_told_at_once_in_reading_order(tmp_path: Path) -> None:
         "inversion: 5\ninjection:\n  feature_layers: [4, -1]\ndevice:\n  name: gpu\n",
     )
     assert faults(source, "lora.lr=fast", environ={"STYLE_LORA__ALPHA": "-1"}) == [
-        f"{source}:2  lora.rank  must be a whole number of 1 or more, not 0",
+        f"{source}:2  lora.rank  must be a whole number from 1 to 1024, not 0",
         f"{source}:3  lora.rnk  unknown key; did you mean lora.rank?",
         f"{source}:4  guidance  unknown key; did you mean sampling.guidance?",
-        f"{source}:6  sampling.steps  must be a whole number of 1 or more, not 50.5",
+        f"{source}:6  sampling.steps  must be a whole number from 1 to 1000, not 50.5",
         f"{source}:8  sampling.seed  given twice; first on line 7",
         f"{source}:9  inversion  must be a section with keys of its own, not 5",
         f"{source}:11  injection.feature_layers  must be one of none, anchor, from_anchor, all or "
@@ -196,7 +196,26 @@ def accepts(key: str) -> str:
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "true", '"1"'])
 def test_a_number_is_a_finite_number(value: str) -> None:
     (fault,) = faults("pocket-cpu", f"sampling.weight={value}")
-    assert "must be a number, not" in fault
+    assert "must be a number from -1000 to 1000, not" in fault
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("sampling.size", 16385, "a whole number from 1 to 16384"),
+        ("lora.resolution", 10**9, "a whole number from 1 to 16384"),
+        ("sampling.steps", 1001, "a whole number from 1 to 1000"),
+        ("inversion.steps", 1001, "a whole number from 1 to 1000"),
+        ("lora.rank", 1025, "a whole number from 1 to 1024"),
+        ("lora.crop_px", 31, "a whole number of 32 or more"),
+        ("sampling.guidance", 1000.5, "a number from 1 to 1000"),
+        ("sampling.weight", -1000.5, "a number from -1000 to 1000"),
+    ],
+)
+def test_what_no_model_could_do_is_refused(key: str, value: float, allowed: str) -> None:
+    assert faults("pocket-cpu", f"{key}={value}") == [
+        f"--set  {key}  must be {allowed}, not {value}"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stylecli.cli.console import console, size
-from stylecli.cli.options import DryRunOpt, SetOpt, examples, settings
+from stylecli.cli.options import DryRunOpt, SetOpt, examples, given, settings
 from stylecli.errors import RecipeError, UsageError
 
 
@@ -32,7 +32,8 @@ def recipes_list() -> None:
 )
 def recipes_show(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME|FILE", help="A shipped name, or a YAML file.")
+        str | None,
+        typer.Argument(metavar="NAME|FILE", parser=given, help="A shipped name, or a YAML file."),
     ] = None,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Every value and where it came from.")
@@ -59,7 +60,9 @@ def recipes_show(
 
 @examples("style recipes validate mine.yaml", "style recipes validate recipes/*.yaml -q")
 def recipes_validate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recipes to check.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", parser=given, help="Recipes to check.")
+    ],
 ) -> None:
     """Check recipes without running them: all faults at once, each with file and line."""
     from stylecli.recipe.load import load
@@ -75,7 +78,11 @@ def recipes_validate(
         else:
             console.result({"recipe": file, "valid": True}, text=f"valid  {file}")
     if faults:
-        raise RecipeError("\n".join(error.what for error in faults), fix=faults[0].fix)
+        fixes = {error.fix for error in faults}
+        raise RecipeError(
+            "\n".join(error.what for error in faults),
+            fix=fixes.pop() if len(fixes) == 1 else "correct each, and check them again",
+        )
 
 
 @examples("style cache list", "style cache list --json")

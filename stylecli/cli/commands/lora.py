@@ -21,11 +21,14 @@ from stylecli.cli.options import (
     SetOpt,
     WaitOpt,
     examples,
+    given,
 )
 
 StyleArg = Annotated[
     list[str],
-    typer.Argument(metavar="STYLE", help="Pictures of one style: files, folders or globs."),
+    typer.Argument(
+        metavar="STYLE", parser=given, help="Pictures of one style: files, folders or globs."
+    ),
 ]
 PromptOpt = Annotated[
     str | None,

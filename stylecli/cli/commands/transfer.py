@@ -28,15 +28,23 @@ from stylecli.cli.options import (
     ShardOpt,
     WaitOpt,
     examples,
+    given,
+    given_path,
 )
 
 StyleOpt = Annotated[
     list[str] | None,
-    typer.Option("--style", "-s", metavar="IMG", help="A style picture; repeatable."),
+    typer.Option("--style", "-s", metavar="IMG", parser=given, help="A style picture; repeatable."),
 ]
 LoraOpt = Annotated[
     list[Path] | None,
-    typer.Option("--lora", "-l", metavar="LORA", help="A LoRA to use instead; repeatable."),
+    typer.Option(
+        "--lora",
+        "-l",
+        metavar="LORA",
+        parser=given_path,
+        help="A style learnt before; with --style, one more result; repeatable.",
+    ),
 ]
 GuidanceOpt = Annotated[
     float | None,
