@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stylecli.artifacts.files import to_json as to_json
-from stylecli.artifacts.files import write_atomic as write_atomic
+from stylecli.artifacts.files import to_json, write_atomic
 from stylecli.errors import ItemError, UsageError
 
 KEY = "style"

@@ -54,8 +54,7 @@ def transfer(
         content = Input.of_content(row.content)
         own = [_style(row.style)] if row.style else []
         own += [[Input.of("lora", _existing_lora(row.lora))]] if row.lora else []
-        wanted = plan.inside(destination.path, row.output) if row.output else None
-        groups += [([content, *look], wanted) for look in own or looks]
+        groups += [([content, *look], row.output) for look in own or looks]
     # Jobs of one look together: its LoRA is loaded, or learned, once.
     groups.sort(key=lambda group: (group[0][1].role, group[0][1].sha256))
     roles = {group[0][1].role for group in groups}
@@ -126,13 +125,7 @@ def invert(
             f"{contents.manifest} names styles, which an inversion does not use",
             fix="keep the columns content and output",
         )
-    groups: list[tuple[list[Input], Path | None]] = [
-        (
-            [Input.of_content(row.content)],
-            plan.inside(destination.path, row.output) if row.output else None,
-        )
-        for row in rows
-    ]
+    groups = [([Input.of_content(row.content)], row.output) for row in rows]
     session = Session.open(recipe, reporter, allow_download=allow_download)
     planned = plan.build(
         "invert",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.artifacts import cache, images, store
+from stylecli.artifacts import cache, files, images, store
 from stylecli.backbone import lora as lora_files
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import Trajectory, null_prediction, reconstruct
@@ -54,11 +54,11 @@ def train_lora(
         "standard_error": round(fitted.standard_error, 6),
     }
     made_by = provenance(job, {"lora": settings.model_dump()}, backbone) | {"training": figures}
-    header = dict(fitted.header) | {store.KEY: store.to_json(made_by)}
+    header = dict(fitted.header) | {store.KEY: files.to_json(made_by)}
     if settings.format == "peft":
         output.mkdir(parents=True, exist_ok=True)
         config = json.dumps(dict(fitted.peft_config), indent=2, sort_keys=True).encode()
-        store.write_atomic(output / lora_files.PEFT_CONFIG, config)
+        files.write_atomic(output / lora_files.PEFT_CONFIG, config)
         output = output / lora_files.PEFT_WEIGHTS
     store.save_tensors(output, fitted.tensors, header)
     state_file.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class Inverter:
             else self._verify(job.sheet, image, geometry, trajectory, made_by)
         )
         # Last, because its presence says that the item is done.
-        store.save_tensors(job.output, tensors, header | {store.KEY: store.to_json(made_by)})
+        store.save_tensors(job.output, tensors, header | {store.KEY: files.to_json(made_by)})
         return figures
 
     def _verify(

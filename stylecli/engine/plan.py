@@ -167,7 +167,7 @@ def file_name(template: str, job: Job) -> str:
             f"--name {template!r}: unknown field {error}",
             fix=f"fields: {', '.join('{' + field + '}' for field in sorted(stems))}",
         ) from error
-    if Path(filled).is_absolute() or ".." in Path(filled).parts or not Path(filled).name:
+    if _leaves(Path(filled)) or not Path(filled).name:
         raise UsageError(f"--name {template!r} leaves the output folder", fix="use plain names")
     return filled
 
@@ -178,11 +178,15 @@ def inside(folder: Path, name: Path) -> Path:
     Raises:
         UsageError: The name leads out of it.
     """
-    if name.is_absolute() or ".." in name.parts:
+    if _leaves(name):
         raise UsageError(
             f"output {str(name)!r} of a manifest leaves the output folder", fix="name a place in it"
         )
     return folder / name
+
+
+def _leaves(name: Path) -> bool:
+    return name.is_absolute() or ".." in name.parts
 
 
 def sheet_path(output: Path, kind: str) -> Path:

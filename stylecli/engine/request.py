@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Contents:
     nul: bool = False
 
     def rows(self, output: Path) -> list[inputs.Row]:
-        """One row per content.
+        """One row per content; an output that a manifest names is a place in `output`.
 
         Args:
             output: Results of earlier runs in this folder are not contents of this one, even when
@@ -90,6 +90,7 @@ class Contents:
 
         Raises:
             InputError: Nothing was named, or something that does not exist.
+            UsageError: A manifest's output leaves the folder.
         """
         own = output.resolve()
 
@@ -103,7 +104,10 @@ class Contents:
             )
         ]
         if self.manifest is not None:
-            rows += inputs.manifest(self.manifest)
+            rows += [
+                replace(row, output=plan.inside(output, row.output)) if row.output else row
+                for row in inputs.manifest(self.manifest)
+            ]
         if not rows:
             raise InputError(
                 "no content was named", fix="give pictures, folders, globs, - or --manifest"
