@@ -71,6 +71,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Break one formula at a time and see that a test notices."""
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session(default=False)
 def pocket(session: nox.Session) -> None:
     """Train what ships: `nox -s pocket -- all --hours 3 --profile cpu`."""
     session.run("python", "-m", "stylecli.pocket", *session.posargs)

@@ -7,6 +7,7 @@
     ├── ItemError               3  one item failed; the others go on
     │   ├── ImageError          3  a picture that cannot be read, or cannot be used
     │   └── OutputDiffersError  3  the output exists and was made from something else
+    ├── BelowThresholdError     1  a figure is worse than was asked for
     ├── WeightsError            4  weights are missing, damaged or of another model
     ├── LockedError             5  another run holds the output folder
     └── MemoryExhaustedError    6  an item does not fit the memory; the others are done
@@ -68,6 +69,12 @@ class OutputDiffersError(ItemError):
     """The output exists and was made from other inputs or settings."""
 
     code = "output_differs"
+
+
+class BelowThresholdError(StyleError):
+    """The work was done, and a figure is worse than was asked for."""
+
+    code = "below_threshold"
 
 
 class WeightsError(StyleError):

@@ -9,8 +9,9 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from stylecli.errors import ItemError
 
@@ -20,8 +21,9 @@ STALE_SECONDS = 3600
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose bytes are the file at `path` once the block ends well; else nothing changed.
 
     Raises:
         ItemError: The folder cannot be written or the disk is full; nothing is left behind.
@@ -32,7 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
@@ -45,6 +47,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             f"{path} cannot be written: {error.strerror or error}",
             fix="free some disk, or choose another --output",
         ) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        ItemError: As `replacing`.
+    """
+    with replacing(path) as stream:
+        stream.write(data)
 
 
 def sweep(folder: Path) -> None:

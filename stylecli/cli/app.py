@@ -27,12 +27,12 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from stylecli import __version__
-from stylecli.cli.commands import care, lora, models, transfer
+from stylecli.cli.commands import bench, care, evaluate, lora, models, transfer
 from stylecli.cli.console import console
 from stylecli.cli.options import DebugOpt, JsonOpt, QuietOpt
 from stylecli.errors import StyleError, UsageError
 
-MAKE, CARE = "Make", "Look after the installation"
+MAKE, JUDGE, CARE = "Make", "Judge", "Look after the installation"
 
 ITEMS_FAILED = 3
 INTERRUPTED = 128 + signal.SIGINT
@@ -66,6 +66,8 @@ COMMANDS = (
     Command("transfer", transfer.transfer, MAKE),
     Command("train-lora", lora.train_lora, MAKE),
     Command("invert", transfer.invert, MAKE),
+    Command("evaluate", evaluate.evaluate, JUDGE),
+    Command("bench-glyphs", bench.bench_glyphs, JUDGE),
     Command("recipes list", care.recipes_list, CARE),
     Command("recipes show", care.recipes_show, CARE),
     Command("recipes validate", care.recipes_validate, CARE),

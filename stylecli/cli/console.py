@@ -63,7 +63,7 @@ class Console:
         Args:
             row: With ``--json``, printed as it is plus ``schema_version``. A ``status`` is counted
                 for the summary; ``failed`` makes the exit status 3 and shows ``error`` on stderr.
-            text: The line without ``--json``; default: the ``output`` of the row.
+            text: The line without ``--json``; default: the ``output`` of the row, empty: none.
         """
         status = str(row.get("status", ""))
         if status:
@@ -78,7 +78,8 @@ class Console:
         if self.json:
             self._out(to_json({"schema_version": SCHEMA_VERSION, **row}))
         elif text is not None:
-            self._out(text)
+            if text:
+                self._out(text)
         elif status != "failed" and row.get("output") is not None:
             self._out(str(row["output"]))
 

@@ -204,6 +204,16 @@ AllowDownloadOpt = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+WeightsDirOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights-dir",
+        metavar="DIR",
+        parser=given_path,
+        help="Where weights of metrics lie, as FAMILY/FILE.",
+        rich_help_panel=SETTINGS,
+    ),
+]
 JsonOpt = Annotated[
     bool,
     typer.Option("--json", help="One JSON object a line, the last a summary.", rich_help_panel=RUN),

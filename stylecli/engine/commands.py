@@ -64,7 +64,7 @@ def transfer(
             fix="use --style, or --set sampling.start=inversion",
         )
     session = Session.open(recipe, reporter, allow_download=allow_download)
-    decisive = recipe.model_dump(exclude={"description", "device", "backbone"})
+    decisive = recipe.model_dump(exclude={"description", "device", "backbone", "evaluate"})
     planned = plan.build(
         "transfer",
         groups,

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stylecli.errors import InputError
 
@@ -72,6 +73,26 @@ def manifest(path: Path) -> list[Row]:
     Raises:
         InputError: Unreadable, a line that is not a row, an unknown column, or no rows.
     """
+    rows = []
+    for number, entry in table(path, COLUMNS):
+        if not entry.get("content"):
+            raise InputError(f"{path}:{number}  no 'content'", fix=f"columns: {', '.join(COLUMNS)}")
+        paths = {key: Path(str(value)) for key, value in entry.items() if value}
+        for key in paths.keys() - {"output"}:
+            paths[key] = path.parent / paths[key]
+        rows.append((number, Row(**paths)))
+    for number, row in rows:
+        if not row.content.is_file():
+            raise InputError(f"{path}:{number}  {row.content} does not exist", fix="check the name")
+    return [row for _, row in rows]
+
+
+def table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Lines of a ``.jsonl`` or ``.csv`` file with their numbers.
+
+    Raises:
+        InputError: Unreadable, a line that is not an object, an unknown column, or no lines.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -92,27 +113,19 @@ def manifest(path: Path) -> list[Row]:
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"{path}:{number}  not JSON: {error.msg}",
-                    fix='one object a line: {"content": …}',
+                    fix=f'one object a line: {{"{columns[0]}": …}}',
                 ) from error
+    known = f"columns: {', '.join(columns)}"
     rows = []
     for number, entry in lines:
-        if not isinstance(entry, dict) or not entry.get("content"):
-            raise InputError(f"{path}:{number}  no 'content'", fix=f"columns: {', '.join(COLUMNS)}")
-        if unknown := [key for key in entry if key not in COLUMNS]:
-            raise InputError(
-                f"{path}:{number}  unknown column {unknown[0]!r}",
-                fix=f"known: {', '.join(COLUMNS)}",
-            )
-        paths = {key: Path(str(value)) for key, value in entry.items() if value}
-        for key in paths.keys() - {"output"}:
-            paths[key] = path.parent / paths[key]
-        rows.append((number, Row(**paths)))
-    for number, row in rows:
-        if not row.content.is_file():
-            raise InputError(f"{path}:{number}  {row.content} does not exist", fix="check the name")
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}:{number}  not an object", fix=known)
+        if unknown := [key for key in entry if key not in columns]:
+            raise InputError(f"{path}:{number}  unknown column {unknown[0]!r}", fix=known)
+        rows.append((number, entry))
     if not rows:
-        raise InputError(f"manifest {path} has no rows", fix=f"columns: {', '.join(COLUMNS)}")
-    return [row for _, row in rows]
+        raise InputError(f"manifest {path} has no rows", fix=known)
+    return rows
 
 
 def _one(argument: str, leave_out: Callable[[Path], bool]) -> list[Path]:

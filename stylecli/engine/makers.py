@@ -117,7 +117,7 @@ class Inverter:
         """
         image, geometry, trajectory, file = self.invert(job.content)
         tensors, header = trajectories.read_file(file)
-        made_by = provenance(job, self.recipe.model_dump(), self.backbone)
+        made_by = provenance(job, self.recipe.model_dump(exclude={"evaluate"}), self.backbone)
         figures = (
             {}
             if job.sheet is None
@@ -206,7 +206,7 @@ class Stylist:
         content = geometry.undo(image)[0]
         if float(result.std()) < FLAT <= float(content.std()):
             raise ItemError("the result is one flat colour", fix="use --dtype float32")
-        made_by = provenance(job, self.recipe.model_dump(), self.backbone)
+        made_by = provenance(job, self.recipe.model_dump(exclude={"evaluate"}), self.backbone)
         if job.sheet is not None:
             panels = _side_by_side(content, job.look, result)
             store.save_image(job.sheet, images.to_pixels(panels), made_by)

@@ -43,25 +43,38 @@ def edge_correlation(
     return torch.cosine_similarity(a, b, dim=1)
 
 
+def gram_matrix(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:
+    """Which channels occur together: ``F F^T / (h w)``, blind to where (Gatys et al. 2016)."""
+    flat = features.flatten(2)
+    return torch.bmm(flat, flat.transpose(1, 2)) / flat.shape[-1]
+
+
+def gram(
+    image_features: Sequence[Float[Tensor, "b _c _h _w"]],
+    style_features: Sequence[Float[Tensor, "b _c _hs _ws"]],
+) -> Float[Tensor, " b"]:
+    """Mean squared difference of Gram matrices, averaged over layers; scaled as the features."""
+    distances = [
+        (gram_matrix(a) - gram_matrix(b)).square().mean(dim=(1, 2))
+        for a, b in zip(image_features, style_features, strict=True)
+    ]
+    return torch.stack(distances).mean(dim=0)
+
+
 def gram_rel(
     image_features: Sequence[Float[Tensor, "b _c _h _w"]],
     style_features: Sequence[Float[Tensor, "b _c _hs _ws"]],
 ) -> Float[Tensor, " b"]:
     """Relative distance of Gram matrices, averaged over layers: how far two textures are apart.
 
-    Per layer ``|G_a - G_b|^2 / (|G_a| |G_b|)`` with ``G = F F^T / (h w)`` (Gatys et al. 2016):
-    symmetric, and free of each layer's scale, so that no layer counts more for being loud.
+    Per layer ``|G_a - G_b|^2 / (|G_a| |G_b|)``: symmetric, and free of each layer's scale, so that
+    no layer counts more for being loud.
     """
-
-    def gram(x: Tensor) -> Tensor:
-        flat = x.flatten(2)
-        return torch.bmm(flat, flat.transpose(1, 2)).div(flat.shape[-1]).flatten(1)
-
-    pairs = [(gram(a), gram(b)) for a, b in zip(image_features, style_features, strict=True)]
-    distances = [
-        (a - b).square().sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
-        for a, b in pairs
-    ]
+    distances = []
+    for one, other in zip(image_features, style_features, strict=True):
+        a, b = gram_matrix(one).flatten(1), gram_matrix(other).flatten(1)
+        scale = (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
+        distances.append((a - b).square().sum(dim=1) / scale)
     return torch.stack(distances).mean(dim=0)
 
 

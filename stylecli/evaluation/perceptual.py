@@ -77,11 +77,16 @@ class PocketLpips(nn.Module):
             total = total + difference.square().sum(dim=1).mean(dim=(1, 2))
         return total / len(self.blocks)
 
+    def embedding(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """What both heads look at: one vector a picture, not of unit length."""
+        pooled: Tensor = self.neck(self.features(images)[-1])
+        return pooled
+
     def logits(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b contents"], Float[Tensor, "b families"]]:
         """Scores of every content and every family."""
-        pooled = self.neck(self.features(images)[-1])
+        pooled = self.embedding(images)
         return self.content_head(pooled), self.family_head(pooled)
 
 

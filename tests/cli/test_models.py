@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from stylecli.backbone import registry
 from stylecli.engine import doctor
 from stylecli.engine.doctor import Check
+from stylecli.evaluation.weights import WEIGHTS
 from tests.conftest import Style
+
+LIST = """
+import sys
+from stylecli.cli.app import main
+status = main(["models", "list"])
+heavy = ("diffusers", "open_clip", "peft", "torchvision", "transformers")
+sys.exit(status or ", ".join(name for name in heavy if name in sys.modules) or 0)
+"""
 
 
 @pytest.fixture
@@ -24,10 +38,112 @@ def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose libraries have fetched nothing; returns a folder for metric weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "weights"
+
+
 def test_models_list_says_what_is_here(style: Style) -> None:
-    rows = {row["backbone"]: row for row in style("models", "list", "--json").rows[:-1]}
-    assert rows["pocket"]["present"] is True
-    assert rows.keys() == registry.SOURCES.keys()
+    rows = style("models", "list", "--json").rows[:-1]
+    backbones = {row["backbone"]: row for row in rows if row["kind"] == "backbone"}
+    assert backbones["pocket"]["present"] is True
+    assert backbones.keys() == registry.SOURCES.keys()
+
+
+def test_models_list_has_the_metrics_after_the_backbones(style: Style, bare: Path) -> None:
+    rows = style("models", "list", "--json").rows[:-1]
+    names = [*registry.SOURCES, *(f"metrics/{name}" for name in WEIGHTS)]
+    assert [row["name"] for row in rows] == names
+    metrics = rows[len(registry.SOURCES) :]
+    assert {row["kind"] for row in metrics} == {"metric"}
+    for row, weights in zip(metrics, WEIGHTS.values(), strict=True):
+        assert (row["present"], row["file"]) == (False, None)
+        assert (row["licence"], row["megabytes"]) == (weights.licence, weights.megabytes)
+        assert row["url"].startswith("https://")
+        assert row["repositories"] == ([weights.repository] if weights.repository else [])
+
+
+def test_models_list_finds_metrics_where_an_evaluation_would(style: Style, bare: Path) -> None:
+    file = bare / "inception" / "weights-inception-2015-12-05-6726825d.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert " ".join(line_of(style("models", "list").out, "metrics/inception").split()) == (
+        f"metrics/inception missing Apache-2.0 96 MB {WEIGHTS['inception'].url}"
+    )
+    said = style("models", "list", "--weights-dir", bare).out
+    assert line_of(said, "metrics/inception").split()[1] == "here"
+    assert line_of(said, "metrics/vgg16").split()[1] == "missing"
+    rows = {r.get("name"): r for r in style("models", "list", "--json", "--weights-dir", bare).rows}
+    assert rows["metrics/inception"]["file"] == str(file)
+
+
+def line_of(text: str, name: str) -> str:
+    (line,) = (line for line in text.splitlines() if line.split()[0] == name)
+    return line
+
+
+def test_models_list_loads_no_library_of_models() -> None:
+    done = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_metric_weights_are_pulled_then_verified(
+    style: Style, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(repository: str, name: str, *, local_dir: Path) -> str:
+        assert (repository, name) == ("facebook/dinov2-base", "model.safetensors")
+        save_file({"weight": torch.ones(3)}, local_dir / name)
+        return str(local_dir / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    file = bare / "dino" / "dinov2-base" / "model.safetensors"
+    name = "metrics/dinov2-base"
+    pulled = style("models", "pull", name, "--weights-dir", bare)
+    assert (pulled.status, pulled.out) == (0, f"{file}\n")
+    (row, _) = style("models", "pull", name, "--weights-dir", bare, "--json").rows
+    assert (row["name"], row["output"], row["bytes"]) == (name, str(file), file.stat().st_size)
+    assert style("models", "verify", name, "--weights-dir", bare).out == f"ok  {file}\n"
+    (row, _) = style("models", "verify", name, "--weights-dir", bare, "--json").rows
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (row["file"], row["sha256"], row["ok"]) == (str(file), digest, True)
+    save_file({"weight": torch.zeros(3)}, file)
+    changed = style("models", "verify", name, "--weights-dir", bare)
+    assert (changed.status, digest[:12] in changed.err, changed.out) == (4, True, "")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_absent_metric_weights_end_with_4_and_name_file_and_place(
+    name: str, style: Style, bare: Path
+) -> None:
+    done = style("models", "verify", f"metrics/{name}", "--weights-dir", bare)
+    assert done.status == 4
+    weights = WEIGHTS[name]
+    assert str(bare / weights.family / weights.file) in done.err
+    assert f"style models pull metrics/{name}" in done.err
+
+
+@pytest.mark.parametrize("verb", ["pull", "verify"])
+@pytest.mark.parametrize(
+    ("name", "near"), [("metrics/unknown", "metrics/"), ("inception", "metrics/inception?")]
+)
+def test_unknown_weights_are_answered_with_the_nearest(
+    verb: str, name: str, near: str, style: Style, bare: Path
+) -> None:
+    done = style("models", verb, name)
+    assert done.status == 2
+    what, fix = done.err.splitlines()
+    assert f"'{name}'" in what
+    assert fix.startswith(f"fix    did you mean {near}")
+
+
+@pytest.mark.parametrize("verb", ["pull", "verify"])
+def test_a_folder_for_metric_weights_takes_no_backbone(verb: str, style: Style, bare: Path) -> None:
+    done = style("models", verb, "pocket", "--weights-dir", bare)
+    assert (done.status, "--weights-dir" in done.err) == (2, True)
 
 
 def test_verify_compares_every_recorded_hash(style: Style, backbone: Path) -> None:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylecli.cli.console import console, size
-from stylecli.cli.options import BackboneOpt, DeviceOpt, DtypeOpt, RecipeOpt, examples, settings
-from stylecli.errors import StyleError, UsageError, WeightsError
+from stylecli.cli.options import (
+    BackboneOpt,
+    DeviceOpt,
+    DtypeOpt,
+    RecipeOpt,
+    WeightsDirOpt,
+    examples,
+    settings,
+)
+from stylecli.errors import InputError, StyleError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from stylecli.backbone.registry import Source
+
+# What the names of metrics' weights begin with; backbones' have no such part.
+METRICS = "metrics/"
 
 NameArg = Annotated[str, typer.Argument(metavar="NAME", help="A name from `style models list`.")]
 
 
 @examples("style models list", "style models list --json")
-def models_list() -> None:
-    """List the backbones, their licences, and whether their weights are on this machine."""
+def models_list(weights_dir: WeightsDirOpt = None) -> None:
+    """List what can be loaded, its licence, and whether its weights are on this machine."""
     from stylecli.backbone import registry
 
     for source in registry.SOURCES.values():
@@ -29,6 +41,8 @@ def models_list() -> None:
         except StyleError:
             is_here = False
         row = {
+            "name": source.name,
+            "kind": "backbone",
             "backbone": source.name,
             "present": is_here,
             "licence": source.licence,
@@ -36,29 +50,46 @@ def models_list() -> None:
             "revision": source.revision,
         }
         origin = source.repositories[0] if source.repositories else "ships with the package"
-        state = "here   " if is_here else "missing"
-        console.result(row, text=f"{source.name:<10}  {state}  {source.licence:<26}  {origin}")
+        console.result(row, text=_line(source.name, is_here, source.licence, "", origin))
+    _list_metrics(weights_dir)
 
 
-@examples("style models pull sd15", "style models pull sd21-base --json")
-def models_pull(name: NameArg) -> None:
-    """Download a backbone's weights and check their hashes."""
+@examples("style models pull sd15", "style models pull metrics/inception --json")
+def models_pull(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
+    """Download weights and check their hashes."""
+    if name.startswith(METRICS):
+        from stylecli.engine import metric_weights
+
+        path = metric_weights.pull(metric_weights.named(name), weights_dir)
+        held = path.stat().st_size
+        console.note(size(held))
+        row = {"name": name, "kind": "metric", "output": str(path), "bytes": held}
+        console.result(row)
+        return
     from stylecli.backbone import registry
 
-    source = _known(name)
+    source = _known(name, weights_dir)
     folder = registry.snapshot(source, allow_download=True)
     verified = registry.verify(source, folder)
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     console.note(f"{size(held)}, {'hashes as recorded' if verified else 'no hashes are recorded'}")
-    console.result({"backbone": name, "output": str(folder), "bytes": held})
+    row = {"name": name, "kind": "backbone", "backbone": name}
+    console.result({**row, "output": str(folder), "bytes": held})
 
 
-@examples("style models verify pocket", "style models verify sd15 --json")
-def models_verify(name: NameArg) -> None:
+@examples("style models verify pocket", "style models verify metrics/inception --json")
+def models_verify(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
     """Read every weight file again and compare its hash with the recorded one."""
+    if name.startswith(METRICS):
+        from stylecli.engine import metric_weights
+
+        path, digest = metric_weights.verify(metric_weights.named(name), weights_dir)
+        row = {"file": str(path), "sha256": digest, "ok": True}
+        console.result(row, text=f"ok  {path}")
+        return
     from stylecli.backbone import registry
 
-    source = _known(name)
+    source = _known(name, weights_dir)
     folder = registry.snapshot(source)
     verified = registry.verify(source, folder)
     if not verified:
@@ -97,13 +128,51 @@ def doctor(
         )
 
 
-def _known(name: str) -> Source:
-    from stylecli.backbone import registry
+def _list_metrics(weights_dir: Path | None) -> None:
+    from stylecli.evaluation import weights
 
+    for wanted in weights.WEIGHTS.values():
+        try:
+            file = str(weights.find(wanted, weights_dir))
+        except WeightsError:
+            file = None
+        name, origin = f"{METRICS}{wanted.name}", wanted.repository or wanted.url
+        row = {
+            "name": name,
+            "kind": "metric",
+            "present": file is not None,
+            "licence": wanted.licence,
+            "repositories": [wanted.repository] if wanted.repository else [],
+            "revision": None,
+            "url": weights.origin(wanted),
+            "megabytes": wanted.megabytes,
+            "what": wanted.what,
+            "file": file,
+        }
+        held = f"{wanted.megabytes} MB"
+        console.result(row, text=_line(name, file is not None, wanted.licence, held, origin))
+
+
+def _line(name: str, is_here: bool, licence: str, held: str, origin: str) -> str:
+    state = "here" if is_here else "missing"
+    return f"{name:<19}  {state:<7}  {licence:<26}  {held:>7}  {origin}"
+
+
+def _known(name: str, weights_dir: Path | None) -> Source:
+    from stylecli.backbone import registry
+    from stylecli.evaluation.weights import WEIGHTS
+
+    if name not in registry.SOURCES and name in WEIGHTS:
+        raise InputError(f"no backbone is called {name!r}", fix=f"did you mean {METRICS}{name}?")
     source = registry.find(name)
     if name not in registry.SOURCES:
         raise UsageError(
             f"{name} is a folder, with no recorded hashes",
             fix=f"known: {', '.join(registry.SOURCES)}",
+        )
+    if weights_dir is not None:
+        raise UsageError(
+            f"{name} is a backbone, and --weights-dir is for weights of metrics",
+            fix="leave it out; $STYLE_WEIGHTS_DIR holds backbones too",
         )
     return source

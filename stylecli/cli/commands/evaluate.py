@@ -1,0 +1,240 @@
+"""`style evaluate`: numbers for results, ours or another tool's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stylecli.cli import options
+from stylecli.cli.console import console
+from stylecli.cli.options import (
+    AllowDownloadOpt,
+    DeviceOpt,
+    DryRunOpt,
+    RecipeOpt,
+    SetOpt,
+    WaitOpt,
+    examples,
+    given,
+    given_path,
+)
+
+if TYPE_CHECKING:
+    from stylecli.engine.scoring.evaluation import Evaluation
+    from stylecli.engine.scoring.rows import Scored
+
+WHAT, JUDGE, OUTPUT = "What is scored", "How", options.OUTPUT
+LIST = "list"
+
+ResultsArg = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RESULTS", parser=given, help="Folders of results, one a method."),
+]
+
+
+@examples(
+    "style evaluate out/ --content photos/ --style styles/ -o report/",
+    "style evaluate --manifest all.jsonl --compare ours theirs --fail-under ssim=0.3 -o report/",
+)
+def evaluate(
+    results: ResultsArg = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=given,
+            help="Folder of the report.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "report",
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            parser=given_path,
+            help="Rows of id, method, output, content, style, mask, prompt, …; .jsonl or .csv.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    content: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--content",
+            metavar="PATH",
+            parser=given,
+            help="Where the contents of RESULTS are; repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    style: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--style",
+            metavar="PATH",
+            parser=given,
+            help="Where their styles are; repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            parser=given,
+            help="What to call each folder; default: its name.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B,-C",
+            parser=given,
+            help="Names, +NAME, -NAME; list, or list:NAME.",
+            rich_help_panel=JUDGE,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="core, pocket, diffstyler, stylegallery, regionroute, leakage, paired, all.",
+            rich_help_panel=JUDGE,
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Paired difference of two methods.",
+            rich_help_panel=JUDGE,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="paper:NAME",
+            parser=given,
+            help="Show a paper's own figures beside.",
+            rich_help_panel=JUDGE,
+        ),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-under",
+            metavar="METRIC=VALUE",
+            parser=given,
+            help="Exit 1 where a method is worse; METHOD:METRIC=VALUE for one.",
+            rich_help_panel=JUDGE,
+        ),
+    ] = None,
+    no_anchors: Annotated[
+        bool,
+        typer.Option("--no-anchors", help="Leave out the copies.", rich_help_panel=JUDGE),
+    ] = False,
+    weights_dir: options.WeightsDirOpt = None,
+    recipe: RecipeOpt = None,
+    overrides: SetOpt = None,
+    device: DeviceOpt = None,
+    dry_run: DryRunOpt = False,
+    wait: WaitOpt = False,
+    allow_download: AllowDownloadOpt = False,
+) -> None:
+    """Score results by the papers' metrics, beside what copying would score."""
+    if metrics is not None and metrics.partition(":")[0] == LIST:
+        _list(metrics.partition(":")[2])
+        return
+    resolved = options.settings(
+        recipe,
+        overrides,
+        {
+            "device.name": device,
+            "evaluate.preset": preset,
+            "evaluate.metrics": metrics.split(",") if metrics else None,
+            "evaluate.anchors": [] if no_anchors else None,
+        },
+    )
+    from stylecli.engine.scoring.evaluation import Evaluation, Wishes
+    from stylecli.engine.scoring.items import Asked
+
+    evaluation = Evaluation.prepare(
+        resolved.recipe,
+        Asked(
+            results=results or (),
+            manifest=manifest,
+            contents=content or (),
+            styles=style or (),
+            methods=method or (),
+        ),
+        Wishes(
+            output=Path(output).expanduser(),
+            weights_dir=weights_dir,
+            allow_download=allow_download,
+            compare=compare,
+            baseline=baseline,
+            fail_under=fail_under or (),
+            wait=wait,
+        ),
+        console,
+    )
+    if dry_run:
+        _show(evaluation)
+        return
+    outcome = evaluation.run(_say)
+    from stylecli.artifacts.tables import json_rows, markdown
+    from stylecli.engine.scoring.printed import tables
+
+    for table in tables(outcome):
+        console.result({"table": table.title, "cells": json_rows(table)}, text=markdown(table))
+
+
+def _say(scored: Scored) -> None:
+    from stylecli.engine.scoring import report
+
+    # A person gets the table; a program every row.
+    console.result(report.row(scored), text="")
+
+
+def _list(name: str) -> None:
+    from stylecli.evaluation import table
+
+    for metric in [table.lookup(name)] if name else table.METRICS.values():
+        row = {
+            "metric": metric.name,
+            "kind": metric.kind,
+            "better": metric.better,
+            "definition": metric.definition,
+            "columns": list(metric.columns),
+            "weights": list(metric.needs),
+            "presets": [p for p, names in table.PRESETS.items() if metric.name in names],
+        }
+        arrow = "↑" if metric.better == "higher" else "↓"
+        text = f"{metric.name:<20} {arrow}  {metric.definition}"
+        if name:
+            needs = ", ".join(f"metrics/{need}" for need in metric.needs) or "nothing"
+            text += f"\n  of {', '.join(('output', *metric.columns))}; needs {needs}"
+        console.result(row, text=text)
+
+
+def _show(evaluation: Evaluation) -> None:
+    """The plan: how much, by which metrics, and what is missing."""
+    methods = evaluation.methods
+    console.result(
+        {"methods": methods, "items": len(evaluation.items)},
+        text=f"{len(evaluation.items)} items of {len(methods)} methods: {', '.join(methods)}",
+    )
+    for metric in evaluation.chosen.metrics:
+        why_not = evaluation.why_not(metric)
+        row = {"metric": metric.name, "ready": not why_not, "why_not": why_not or None}
+        console.result(row, text=f"{metric.name:<20} {why_not or 'ready'}")

@@ -1,0 +1,230 @@
+"""Contents, styles and true drawings, and the methods that answer.
+
+A question is a thing drawn by one hand (content), another thing drawn by a hand that no training
+saw (style), and the first thing as that second hand drew it (target). Things are held out too. The
+answer is how much of the way from the content to the target a method goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from stylecli.artifacts import glyphs, images
+from stylecli.artifacts.files import replacing, to_json, write_atomic
+from stylecli.artifacts.glyphs import FAMILIES, Icon
+from stylecli.engine import commands
+from stylecli.engine.context import Reporter
+from stylecli.engine.request import Contents, Destination, Prepared
+from stylecli.errors import InputError, UsageError
+from stylecli.recipe.schema import Recipe
+
+FILL = 0.9
+PICTURES, ITEMS = "pictures", "items.jsonl"
+# Families of one designer: the closest that another hand comes to the target.
+SIBLINGS: Mapping[str, str] = {
+    "emojione": "emojione-v1",
+    "emojione-v1": "emojione",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which questions, and who answers them.
+
+    Attributes:
+        icons: An npm `node_modules/@iconify-json`.
+        source: The family that draws the contents.
+        contents: How many things, in each held-out family.
+        styles: How many style pictures of each family; questions take them in turn.
+        px: Side of every picture; a multiple of 64.
+    """
+
+    icons: Path
+    output: Path
+    source: str = "noto"
+    contents: int = 12
+    styles: int = 2
+    px: int = 64
+    methods: Sequence[str] = ("diffstyler",)
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One content, style and target; `sibling` is the target as a related family draws it."""
+
+    family: str
+    content: Icon
+    style: Icon
+    target: Icon
+    sibling: Icon | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.target.content}__{self.family}"
+
+    def picture(self, role: str) -> str:
+        """Where in the benchmark's folder a picture is; those of one style are one."""
+        name = f"{self.family}__{self.style.content}" if role == "style" else self.id
+        return f"{PICTURES}/{role}/{name}.png"
+
+
+def questions(icons: Sequence[Icon], asked: Asked) -> list[Question]:
+    """Things held out, in every held-out family; spread evenly over the alphabet.
+
+    Style pictures are things too, drawn by the source as well and asked for by no question: a
+    letter in a circle says little about a hand.
+
+    Raises:
+        UsageError: The source is no family, or one whose drawings are answers.
+        InputError: The families share nothing.
+    """
+    if asked.source not in FAMILIES or FAMILIES[asked.source].is_held_out:
+        trained = ", ".join(name for name, f in FAMILIES.items() if not f.is_held_out)
+        raise UsageError(f"--source {asked.source!r} is not one of them", fix=f"known: {trained}")
+    if asked.px % 64:
+        raise UsageError(f"--px {asked.px} is not a multiple of 64", fix="such as --px 64")
+    drawn: dict[str, dict[str, Icon]] = {name: {} for name in FAMILIES}
+    for icon in icons:
+        drawn[icon.family].setdefault(icon.content, icon)
+    found = []
+    for family in (name for name, f in FAMILIES.items() if f.is_held_out):
+        own, contents = drawn[family], drawn[asked.source]
+        shared = sorted(c for c in own.keys() & contents.keys() if glyphs.content_is_held_out(c))
+        known = sorted(c for c in own.keys() & contents.keys() if c not in shared)
+        if not shared or not known:
+            raise InputError(
+                f"{asked.source} and {family} share no thing", fix="choose another --source"
+            )
+        styles = [own[name] for name in _spread(known, asked.styles)]
+        siblings = drawn.get(SIBLINGS.get(family, ""), {})
+        for index, name in enumerate(_spread(shared, asked.contents)):
+            style = styles[index % len(styles)]
+            found.append(Question(family, contents[name], style, own[name], siblings.get(name)))
+    return found
+
+
+def _spread(names: Sequence[str], count: int) -> list[str]:
+    """So many of the names, at even distances and away from both ends.
+
+    >>> _spread(["a", "b", "c", "d"], 2)
+    ['b', 'd']
+    """
+    count = min(count, len(names))
+    return [names[(2 * index + 1) * len(names) // (2 * count)] for index in range(count)]
+
+
+def draw(icon: Icon, px: int) -> Float[Tensor, "3 px px"]:
+    """A drawing on white, its tight box filling nine tenths of the square, in [0, 1]."""
+    rgba = torch.from_numpy(glyphs.render(icon.svg, 2 * px).copy()).permute(2, 0, 1).float() / 255
+    inside = rgba[3] > 0
+    if not inside.any():
+        return torch.ones(3, px, px)
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    box = rgba[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = FILL * px / max(box.shape[1:])
+    size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[2] * scale)))
+    fitted = F.interpolate(box[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    canvas = torch.ones(3, px, px)
+    top, left = (px - size[0]) // 2, (px - size[1]) // 2
+    under = canvas[:, top : top + size[0], left : left + size[1]]
+    # The colours are premultiplied.
+    under.mul_(1 - fitted[3]).add_(fitted[:3])
+    return canvas.clamp(0, 1)
+
+
+def build(asked: Asked) -> list[Question]:
+    """Write every picture, who drew it, and the manifests that methods and scores read.
+
+    Raises:
+        InputError: A family is missing; the fix is the npm command that fetches it.
+    """
+    wanted = {
+        name: family
+        for name, family in FAMILIES.items()
+        if family.is_held_out or name == asked.source
+    }
+    found = questions(glyphs.read_icons(asked.icons, wanted or FAMILIES), asked)
+    for question in found:
+        for role, icon in _roles(question).items():
+            path = asked.output / question.picture(role)
+            if not path.exists():
+                pixels = images.to_pixels(draw(icon, asked.px))
+                with replacing(path) as stream:
+                    Image.fromarray(pixels.numpy()).save(stream, "PNG")
+    for method in asked.methods:
+        rows = [
+            {
+                "content": q.picture("content"),
+                "style": q.picture("style"),
+                "output": f"{q.id}.png",
+            }
+            for q in found
+        ]
+        _write_rows(asked.output / f"{method}.jsonl", rows)
+    _write_rows(asked.output / ITEMS, _items(asked, found))
+    drawn_by = [
+        f"* {name}: {f.author}, {f.licence}, npm `@iconify-json/{name}`"
+        for name, f in wanted.items()
+    ]
+    text = "# Who drew these pictures\n\n" + "\n".join(drawn_by) + "\n"
+    write_atomic(asked.output / "ATTRIBUTION.md", text.encode())
+    return found
+
+
+def _roles(question: Question) -> dict[str, Icon]:
+    roles = {"content": question.content, "style": question.style, "target": question.target}
+    return roles | ({"sibling": question.sibling} if question.sibling else {})
+
+
+def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, str]]:
+    for method in (*asked.methods, "sibling_family"):
+        for q in found:
+            if method == "sibling_family" and q.sibling is None:
+                continue
+            is_sibling = method == "sibling_family"
+            yield {
+                "id": q.id,
+                "method": method,
+                "output": q.picture("sibling") if is_sibling else f"{method}/{q.id}.png",
+                "content": q.picture("content"),
+                "style": q.picture("style"),
+                "target": q.picture("target"),
+                "style_family": q.family,
+                "content_group": q.target.content,
+            }
+
+
+def _write_rows(
+    path: Path, rows: Sequence[Mapping[str, str]] | Iterator[Mapping[str, str]]
+) -> None:
+    write_atomic(path, b"".join(to_json(row).encode() + b"\n" for row in rows))
+
+
+def diffstyler(recipe: Recipe, asked: Asked, reporter: Reporter) -> Prepared:
+    """A LoRA of one picture of each family, and transfers with it."""
+    return commands.transfer(
+        recipe,
+        Contents(manifest=asked.output / "diffstyler.jsonl"),
+        Destination(output=f"{asked.output / 'diffstyler'}/", wait=asked.wait),
+        reporter,
+    )
+
+
+# Method -> how it answers; a new one is a row here.
+METHODS: Mapping[str, Callable[[Recipe, Asked, Reporter], Prepared]] = {"diffstyler": diffstyler}
+
+
+def at_size(recipe: Recipe, px: int) -> Recipe:
+    """The recipe for pictures of this side: nothing is scaled up, and nothing is cut off."""
+    lora = recipe.lora.model_copy(update={"resolution": px, "crop": "center"})
+    sampling = recipe.sampling.model_copy(update={"size": px})
+    return recipe.model_copy(update={"lora": lora, "sampling": sampling})

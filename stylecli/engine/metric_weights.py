@@ -1,0 +1,199 @@
+"""Weights of the published metrics on this machine: fetched, converted from pickles, hashed again.
+
+What is fetched lies where `stylecli.evaluation.weights.find` looks first. Beside it lies its
+SHA-256, in the format of ``sha256sum``, so that a copy on another machine can be checked even where
+its authors publish no hash.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from stylecli.artifacts.files import write_atomic
+from stylecli.artifacts.store import save_tensors
+from stylecli.errors import InputError, ItemError, WeightsError
+from stylecli.evaluation.weights import (
+    SOURCE_KEY,
+    WEIGHTS,
+    Weights,
+    check,
+    find,
+    origin,
+    places,
+    read,
+)
+
+PREFIX = "metrics/"
+# Faults of the folder, not of the network.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+SHA256_DIGITS = 64
+
+
+def named(name: str) -> Weights:
+    """The row of a name such as ``metrics/inception``.
+
+    Raises:
+        InputError: There is none; the fix has the nearest.
+    """
+    known = {f"{PREFIX}{weights.name}": weights for weights in WEIGHTS.values()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(
+        f"no weights of a metric are called {name!r}", fix=f"{hint}known: {', '.join(known)}"
+    )
+
+
+def pull(weights: Weights, folder: Path | None = None) -> Path:
+    """Fetch a file, unless it is there and sound; a pickle becomes safetensors on the way.
+
+    Args:
+        weights: What is wanted.
+        folder: ``--weights-dir``; else it goes to ``$STYLE_WEIGHTS_DIR``, else among torch hub's
+            checkpoints.
+
+    Raises:
+        WeightsError: The network, the disk or the file itself failed; nothing was left behind, and
+            a file that was there before is as it was.
+    """
+    target = places(weights, folder)[0].with_suffix(".safetensors")
+    if _is_sound(weights, target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # On the same file system, so that the last step is a rename.
+        with TemporaryDirectory(prefix=".pull-", dir=target.parent) as scratch:
+            _settle(weights, _fetch(weights, Path(scratch)), target)
+        write_atomic(_record_of(target), f"{_sha256(target)}  {target.name}\n".encode())
+    except (OSError, ItemError) as error:
+        raise WeightsError(
+            f"{target} cannot be written: {getattr(error, 'strerror', None) or error}",
+            fix="free some disk, or choose another --weights-dir",
+        ) from error
+    return target
+
+
+def verify(weights: Weights, folder: Path | None = None) -> tuple[Path, str]:
+    """Read a file again and compare its SHA-256 with the published and the recorded one.
+
+    Returns:
+        Which file, and its own digest.
+
+    Raises:
+        WeightsError: Not there, not as recorded, or nothing is recorded to compare with.
+    """
+    path = find(weights, folder)
+    check(weights, path)
+    return path, _verified(weights, path)
+
+
+def _verified(weights: Weights, path: Path) -> str:
+    try:
+        digest, recorded = _sha256(path), _recorded(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}", fix=_again(weights)) from error
+    if recorded and digest != recorded:
+        raise WeightsError(
+            f"{path} has SHA-256 {digest[:12]}…, not {recorded[:12]}…", fix=_again(weights)
+        )
+    is_published = bool(weights.sha256) and digest.startswith(weights.sha256)
+    if not recorded and not is_published:
+        raise WeightsError(
+            f"no hash is recorded for {path}; it has SHA-256 {digest}",
+            fix=f"{_again(weights)} and records it, or compare it by hand",
+        )
+    return digest
+
+
+def _is_sound(weights: Weights, path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        check(weights, path)
+        _verified(weights, path)
+    except WeightsError:
+        return False
+    return True
+
+
+def _fetch(weights: Weights, scratch: Path) -> Path:
+    """The published file, in an empty folder.
+
+    Raises:
+        WeightsError: It did not arrive.
+        OSError: There is no room for it.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    try:
+        if weights.repository:
+            wanted = weights.hub_file or weights.file
+            return Path(hf_hub_download(weights.repository, wanted, local_dir=scratch))
+        path = scratch / Path(weights.file).name
+        torch.hub.download_url_to_file(
+            weights.url,
+            str(path),
+            hash_prefix=weights.sha256 or None,
+            progress=not constants.HF_HUB_DISABLE_PROGRESS_BARS,
+        )
+    except Exception as error:  # the clients raise what their own HTTP libraries raise
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{weights.file} could not be fetched from {origin(weights)}: {reason}",
+            fix="try again, or copy it from a machine with a network into a folder for "
+            f"--weights-dir, as {weights.family}/{weights.file}",
+        ) from error
+    return path
+
+
+def _settle(weights: Weights, fetched: Path, target: Path) -> None:
+    """Put what was fetched in its place, as safetensors.
+
+    Raises:
+        WeightsError: It is not what it is named for; nothing was put there.
+    """
+    digest = check(weights, fetched)
+    if fetched.suffix == ".safetensors":
+        fetched.replace(target)
+        return
+    tensors = read(weights, fetched)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"{weights.file} has values in {name} that are not finite",
+                fix=f"report it to {origin(weights)}",
+            )
+    # A converted file is trusted by the digest of the pickle, which nobody can compute from it.
+    save_tensors(target, tensors, {SOURCE_KEY: digest})
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str:
+    """The digest that `pull` noted, or the hub's client in the name of the file; else empty."""
+    record = _record_of(path)
+    if record.is_file():
+        return record.read_text(encoding="utf-8").partition(" ")[0].strip()
+    blob = path.resolve().name
+    return blob if path.is_symlink() and len(blob) == SHA256_DIGITS else ""
+
+
+def _sha256(path: Path) -> str:
+    # Not remembered as in `artifacts.store`: rot changes neither size nor time.
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _again(weights: Weights) -> str:
+    return f"`style models pull {PREFIX}{weights.name}` fetches it again"

@@ -1,0 +1,1 @@
+"""Scores of results, ours or another tool's: items, their rows, sets of them, and what follows."""

@@ -1,0 +1,305 @@
+"""`style evaluate`: checked first, then row by row, then what follows from the rows."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from stylecli import __version__
+from stylecli.artifacts import baselines, cache, features
+from stylecli.artifacts.baselines import Baseline
+from stylecli.artifacts.features import FeatureStore
+from stylecli.artifacts.journal import Journal
+from stylecli.artifacts.store import digest
+from stylecli.engine import metric_weights
+from stylecli.engine.context import Reporter, RunContext, resolve
+from stylecli.engine.scoring import items, report, sets, summary
+from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.items import Asked, Item
+from stylecli.engine.scoring.networks import Found, Networks
+from stylecli.engine.scoring.pictures import ANCHORS, Album, Case
+from stylecli.engine.scoring.rows import Bench, Scored
+from stylecli.engine.scoring.summary import Aggregate, Outcome
+from stylecli.errors import BelowThresholdError, UsageError, WeightsError
+from stylecli.evaluation import statistics, table
+from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.table import Chosen, Metric
+from stylecli.evaluation.weights import WEIGHTS, Weights
+from stylecli.recipe.schema import Evaluate, Recipe
+
+# Those that can move a number.
+LIBRARIES = ("torch", "numpy", "pillow", "scipy", "lpips", "open_clip_torch")
+_THRESHOLD = re.compile(r"(?:(?P<method>.+):)?(?P<metric>[\w-]+)=(?P<value>[^=]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asked for beside the results and the recipe.
+
+    Attributes:
+        weights_dir: Where the files of published metrics lie.
+        compare: Two methods.
+        baseline: ``paper:NAME``.
+        fail_under: ``METRIC=VALUE`` or ``METHOD:METRIC=VALUE``.
+    """
+
+    output: Path
+    weights_dir: Path | None = None
+    allow_download: bool = False
+    compare: tuple[str, str] | None = None
+    baseline: str | None = None
+    fail_under: Sequence[str] = ()
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a metric has to reach, for every method or for the one named."""
+
+    metric: Metric
+    value: float
+    method: str | None
+
+    def is_kept(self, value: float) -> bool:
+        """Whether a value is no worse; one that is missing is."""
+        return value >= self.value if self.metric.better == "higher" else value <= self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """An evaluation that was checked: it can be shown, or run."""
+
+    settings: Evaluate
+    items: Sequence[Item]
+    chosen: Chosen
+    found: Found
+    context: RunContext
+    wishes: Wishes
+    bounds: Sequence[Bound]
+    baseline: Baseline | None
+
+    @classmethod
+    def prepare(
+        cls, recipe: Recipe, asked: Asked, wishes: Wishes, reporter: Reporter
+    ) -> Evaluation:
+        """Check all that can be checked without loading a network.
+
+        Raises:
+            UsageError: Unknown metrics, methods, baselines or bounds.
+            InputError: Inputs that do not exist or do not pair, or lack what a metric needs.
+            WeightsError: A metric that was asked for by name needs a file that is not here.
+        """
+        settings = recipe.evaluate
+        chosen = table.choose(settings.preset, settings.metrics)
+        bounds = [_bound(text) for text in wishes.fail_under]
+        extra = [b.metric for b in bounds if b.metric not in chosen.metrics]
+        chosen = Chosen(
+            (*chosen.metrics, *dict.fromkeys(extra)),
+            chosen.named | {bound.metric.name for bound in bounds},
+        )
+        baseline = baselines.load(wishes.baseline) if wishes.baseline else None
+        found_items = items.collect(asked, settings)
+        if settings.pair == "lexicographic":
+            reporter.note(items.pairs_in_words(found_items))
+        for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
+            if name not in settings.anchors:
+                items.choose_method(found_items, name)
+        named = [metric for metric in chosen.metrics if metric.name in chosen.named]
+        for metric in named:
+            for column in metric.columns:
+                items.require(found_items, column, metric.name)
+
+        def pull(weights: Weights) -> Path:
+            return metric_weights.pull(weights, wishes.weights_dir)
+
+        found = Found.of(
+            chosen.metrics, wishes.weights_dir, pull if wishes.allow_download else None
+        )
+        _require_weights(named, found)
+        cache.ensure_writable()
+        return cls(
+            settings=settings,
+            items=found_items,
+            chosen=chosen,
+            found=found,
+            context=resolve(recipe.device, reporter),
+            wishes=wishes,
+            bounds=bounds,
+            baseline=baseline,
+        )
+
+    @property
+    def methods(self) -> list[str]:
+        """As they first appear; anchors not among them."""
+        return list(dict.fromkeys(item.method for item in self.items))
+
+    @property
+    def ready(self) -> list[Metric]:
+        """Metrics that can be computed: the weights are here, and some item has the columns."""
+        return [metric for metric in self.chosen.metrics if not self.why_not(metric)]
+
+    def why_not(self, metric: Metric) -> str:
+        """Why a metric cannot be computed; empty if it can."""
+        files = [WEIGHTS[need].file for need in metric.needs if need in self.found.missing]
+        if files:
+            return f"unavailable: needs {', '.join(files)}"
+        lacking = [c for c in metric.columns if not any(item.has(c) for item in self.items)]
+        return f"no item has {', '.join(lacking)}" if lacking else ""
+
+    def run(self, each: Callable[[Scored], None]) -> Outcome:
+        """Score everything and write the report; what was scored before is not computed again.
+
+        Args:
+            each: Told of every row as it is scored.
+
+        Raises:
+            LockedError: Another run writes to the same folder.
+            WeightsError: A file is damaged.
+            UsageError: The two methods to compare share too little.
+            BelowThresholdError: A bound was not kept; the report is written all the same.
+        """
+        began = time.monotonic()
+        folder = self.wishes.output
+        with (
+            Journal(folder, wait=self.wishes.wait) as journal,
+            FeatureStore(cache.cache_dir() / features.NAME) as store,
+        ):
+            networks = Networks(self.found.files, self.context.device)
+            bench = Bench(self.settings, self.ready, networks, store)
+            entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
+            with report.row_files(folder, [m.name for m in self.ready if m.compute]) as write:
+                for scored in self._scored(bench):
+                    write(scored)
+                    each(scored)
+                    entry = Entry.of(scored, bench)
+                    entries.setdefault(entry.method, []).append(entry)
+            outcome = self._conclude(entries, store)
+            report.write(folder, outcome)
+            made_by = self._provenance(
+                {u: networks.identity(u) for m in self.ready for u in m.uses}
+            )
+            journal.append(
+                made_by | {"status": "done", "seconds": round(time.monotonic() - began, 3)}
+            )
+        self._check_bounds(outcome.aggregates)
+        return outcome
+
+    def _scored(self, bench: Bench) -> Iterator[Scored]:
+        with self.context.reporter.task("rows", len(self.items)) as task:
+            for scored in bench.score_all(self._cases(Album(bench.store))):
+                if scored.case.method == scored.case.item.method:
+                    task.advance()
+                yield scored
+
+    def _cases(self, album: Album) -> Iterator[Case]:
+        """Every item, and after the first of each id what the anchors make of it."""
+        seen: set[str] = set()
+        for item in self.items:
+            case = album.case(item)
+            yield case
+            if item.id not in seen:
+                seen.add(item.id)
+                yield from album.anchors(case, self.settings.anchors)
+
+    def _conclude(self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore) -> Outcome:
+        groups = sets.groups_of(e.content for of_method in entries.values() for e in of_method)
+        found: list[Aggregate] = []
+        for method, of_method in entries.items():
+            for metric in self.ready:
+                if metric.kind == "set":
+                    score = sets.score(metric, of_method, groups, store)
+                    found.append(summary.of_set(metric, method, score))
+                else:
+                    found.append(
+                        summary.of_rows(
+                            metric,
+                            method,
+                            of_method,
+                            seed=self.settings.seed,
+                            resamples=self.settings.resamples,
+                        )
+                    )
+        return Outcome(
+            metrics=self.chosen.metrics,
+            entries=entries,
+            aggregates=summary.with_rel(found),
+            absent={m.name: why for m in self.chosen.metrics if (why := self.why_not(m))},
+            compared=self.wishes.compare,
+            comparisons=self._compare(entries, found),
+            baseline=self.baseline,
+        )
+
+    def _compare(
+        self, entries: Mapping[str, Sequence[Entry]], aggregates: Sequence[Aggregate]
+    ) -> list[Comparison]:
+        if self.wishes.compare is None:
+            return []
+        found = [
+            difference
+            for metric in self.ready
+            if (
+                difference := summary.difference(
+                    metric, self.wishes.compare, entries, aggregates, self.settings
+                )
+            )
+        ]
+        adjusted = statistics.holm([one.p for one in found])
+        return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+
+    def _check_bounds(self, aggregates: Sequence[Aggregate]) -> None:
+        broken = [
+            f"{one.metric} of {one.method} is {one.value:.4g}, bound {bound.value:g}"
+            for bound in self.bounds
+            for one in aggregates
+            if one.metric == bound.metric.name
+            and (one.method == bound.method if bound.method else one.method not in ANCHORS)
+            and not bound.is_kept(one.value)
+        ]
+        if broken:
+            raise BelowThresholdError("\n".join(broken), fix="the report says which rows are worst")
+
+    def _provenance(self, weights: Mapping[str, str]) -> dict[str, object]:
+        """What a later reader needs to know: no folder, no name of a person."""
+        made_by = {
+            "command": "evaluate",
+            "settings": self.settings.model_dump(mode="json"),
+            "metrics": {metric.name: metric.version for metric in self.ready},
+            "weights": dict(weights),
+            "items": digest([[item.method, item.id] for item in self.items]),
+            "versions": {"stylecli": __version__, **{name: version(name) for name in LIBRARIES}},
+            "device": self.context.device.type,
+        }
+        return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
+
+
+def _bound(text: str) -> Bound:
+    match = _THRESHOLD.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        value = float(match["value"])
+    except ValueError as error:
+        raise UsageError(
+            f"--fail-under {text!r} is not METRIC=VALUE", fix="such as --fail-under ssim=0.4"
+        ) from error
+    return Bound(table.lookup(match["metric"]), value, match["method"])
+
+
+def _require_weights(named: Sequence[Metric], found: Found) -> None:
+    """All that is missing at once, so that nobody fetches one file after another."""
+    faults = {
+        need: f"{metric.name} needs {found.missing[need].what}"
+        for metric in named
+        for need in metric.needs
+        if need in found.missing
+    }
+    if faults:
+        first, *_ = (found.missing[need].fix for need in faults)
+        drop = ", ".join(f"-{m.name}" for m in named if any(n in faults for n in m.needs))
+        raise WeightsError(
+            "\n".join(faults.values()), fix=f"{first}; or leave it out: --metrics {drop}"
+        )

@@ -1,0 +1,317 @@
+"""Which outputs are scored, and against what: manifests, folders of ours, folders of others."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stylecli.artifacts import images, journal
+from stylecli.engine import inputs
+from stylecli.errors import ImageError, InputError, UsageError
+from stylecli.recipe.schema import Evaluate
+
+FILES = ("output", "content", "style", "mask", "target")
+WORDS = ("prompt", "style_text", "style_content", "negative_style", "style_family", "content_group")
+COLUMNS = ("id", "method", *FILES, *WORDS)
+# Ours, and what a widespread family of repositories writes.
+PATTERNS = (
+    r"(?P<content>.+)__(?P<style>.+)",
+    r"(?P<content>.+)_stylized_(?P<style>.+)",
+)
+SHOWN_PAIRS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One output of one method.
+
+    Attributes:
+        id: Equal across methods for the same task.
+        place: Where it was named, for messages.
+    """
+
+    id: str
+    method: str
+    output: Path
+    place: str
+    content: Path | None = None
+    style: tuple[Path, ...] = ()
+    mask: Path | None = None
+    target: Path | None = None
+    prompt: str = ""
+    style_text: str = ""
+    style_content: str = ""
+    negative_style: str = ""
+    style_family: str = ""
+    content_group: str = ""
+
+    def has(self, column: str) -> bool:
+        """Whether the manifest gave it."""
+        return bool(getattr(self, column))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the user named.
+
+    Attributes:
+        results: Folders of outputs.
+        contents: Files, folders or globs that hold the contents of those.
+        methods: A name for each folder; default: the folder's own.
+    """
+
+    results: Sequence[str] = ()
+    manifest: Path | None = None
+    contents: Sequence[str] = ()
+    styles: Sequence[str] = ()
+    methods: Sequence[str] = ()
+
+
+def collect(asked: Asked, settings: Evaluate) -> list[Item]:
+    """All items, in the order of the manifest and then of the folders' names.
+
+    Raises:
+        InputError: Nothing was named, a file does not exist, names do not pair, or an item of a
+            method is there twice.
+        UsageError: Options that do not fit together.
+    """
+    if asked.methods and len(asked.methods) != len(asked.results):
+        raise UsageError(
+            f"{len(asked.methods)} names for {len(asked.results)} folders",
+            fix="one --method for each folder",
+        )
+    items = _from_manifest(asked.manifest) if asked.manifest else []
+    for index, name in enumerate(asked.results):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{name} is not a folder of results", fix="or give --manifest FILE")
+        method = asked.methods[index] if asked.methods else folder.resolve().name
+        contents, styles = _expand(asked.contents), _expand(asked.styles)
+        if any(journal.NAME.fullmatch(file.name) for file in folder.iterdir()):
+            items += _from_run(folder, method, contents, styles)
+        elif settings.pair == "lexicographic":
+            items += _in_order(folder, method, contents, styles)
+        else:
+            items += _by_name(folder, method, contents, styles, settings.pattern)
+    if not items:
+        raise InputError("no results were named", fix="give folders of results, or --manifest FILE")
+    items = _limited(items, settings.limit)
+    _check(items)
+    return items
+
+
+def _from_manifest(path: Path) -> list[Item]:
+    found = []
+    for number, row in inputs.table(path, COLUMNS):
+        place = f"{path}:{number}"
+        given = {key: value for key, value in row.items() if value not in (None, "", [])}
+        for column in ("method", "output"):
+            if column not in given:
+                raise InputError(f"{place}  no {column!r}", fix=f"columns: {', '.join(COLUMNS)}")
+        values: dict[str, Any] = {key: str(value) for key, value in given.items()}
+        for column in FILES:
+            if column in given:
+                paths = [path.parent / name for name in _names(given[column])]
+                values[column] = tuple(paths) if column == "style" else paths[0]
+        if "id" not in values:
+            stems = [values[c].stem for c in ("content",) if c in values]
+            stems += [style.stem for style in values.get("style", ())]
+            values["id"] = "__".join(stems) or values["output"].stem
+        found.append(Item(**values, place=place))
+    return found
+
+
+def _names(value: object) -> list[str]:
+    """CSV has no lists; ``a|b`` is one."""
+    return [str(v) for v in value] if isinstance(value, list) else str(value).split("|")
+
+
+def _from_run(
+    folder: Path, method: str, contents: Sequence[Path], styles: Sequence[Path]
+) -> list[Item]:
+    """Outputs of ours, paired by the hashes of the pictures that made them."""
+    by_hash = {**_by_pixels(contents), **_by_pixels(styles)}
+    found = []
+    for row in journal.latest(folder).values():
+        output = folder / str(row.get("output", ""))
+        if row.get("status") not in ("done", "skipped") or not output.is_file():
+            continue
+        roles: dict[str, list[Path]] = {"content": [], "style": []}
+        names = []
+        for entry in row.get("inputs", ()):
+            names.append(Path(str(entry.get("name"))).stem)
+            if entry.get("role") in roles and entry.get("sha256") in by_hash:
+                roles[entry["role"]].append(by_hash[entry["sha256"]])
+        # A LoRA does not say which pictures it was learned from; one --style can be meant only so.
+        chosen = roles["style"] or (list(styles) if len(styles) == 1 else [])
+        found.append(
+            Item(
+                id="__".join(names),
+                method=method,
+                output=output,
+                content=next(iter(roles["content"]), None),
+                style=tuple(chosen),
+                place=str(output),
+            )
+        )
+    if not found:
+        raise InputError(f"{folder} holds no finished results", fix="check its runs.jsonl")
+    return sorted(found, key=lambda item: item.output)
+
+
+def _by_pixels(pictures: Iterable[Path]) -> dict[str, Path]:
+    found = {}
+    for path in pictures:
+        try:
+            found[images.read(path).sha256] = path
+        except ImageError as error:
+            raise InputError(error.what, fix=error.fix) from error
+    return found
+
+
+def _by_name(
+    folder: Path,
+    method: str,
+    contents: Sequence[Path],
+    styles: Sequence[Path],
+    pattern: str | None,
+) -> list[Item]:
+    """Outputs of others, whose names say what they are of."""
+    stems = ({p.stem: p for p in contents}, {p.stem: p for p in styles})
+    found = []
+    for output in inputs.expand([str(folder)]):
+        matched = [_match(p, output.stem, stems) for p in ([pattern] if pattern else PATTERNS)]
+        content, style = max(matched, key=lambda pair: sum(map(bool, pair)))
+        if content is None and style is None and (contents or styles):
+            raise InputError(
+                f"{output}: its name fits no content and no style",
+                fix="--set evaluate.pattern='(?P<content>.+)-(?P<style>.+)', evaluate.pair="
+                "lexicographic, or --manifest FILE",
+            )
+        found.append(
+            Item(
+                id=output.stem,
+                method=method,
+                output=output,
+                content=content,
+                style=(style,) if style else (),
+                place=str(output),
+            )
+        )
+    return found
+
+
+def _match(
+    pattern: str, stem: str, known: tuple[Mapping[str, Path], Mapping[str, Path]]
+) -> tuple[Path | None, Path | None]:
+    try:
+        match = re.fullmatch(pattern, stem)
+    except re.error as error:
+        raise UsageError(
+            f"evaluate.pattern {pattern!r} is no regular expression: {error}",
+            fix="such as '(?P<content>.+)__(?P<style>.+)'",
+        ) from error
+    groups = match.groupdict() if match else {}
+    content, style = groups.get("content", ""), groups.get("style", "")
+    # Where there is no style in the name, the whole of it may be the content's.
+    return known[0].get(content or "", known[0].get(stem)), known[1].get(style or "")
+
+
+def _in_order(
+    folder: Path, method: str, contents: Sequence[Path], styles: Sequence[Path]
+) -> list[Item]:
+    """Both sorted and paired off, as older evaluation scripts did."""
+    outputs = inputs.expand([str(folder)])
+    for role, files in (("contents", contents), ("styles", styles)):
+        if files and len(files) != len(outputs):
+            raise InputError(
+                f"{folder} holds {len(outputs)} outputs, and there are {len(files)} {role}",
+                fix="lexicographic pairing needs equal numbers",
+            )
+    sorted_contents = sorted(contents, key=lambda path: path.name)
+    sorted_styles = sorted(styles, key=lambda path: path.name)
+    return [
+        Item(
+            id=output.stem,
+            method=method,
+            output=output,
+            content=sorted_contents[i] if contents else None,
+            style=(sorted_styles[i],) if styles else (),
+            place=str(output),
+        )
+        for i, output in enumerate(sorted(outputs, key=lambda path: path.name))
+    ]
+
+
+def pairs_in_words(items: Sequence[Item]) -> str:
+    """The first few pairs, for a user to check an order that nothing else can check."""
+    lines = [
+        f"{item.output.name} <- {item.content.name if item.content else '?'}"
+        for item in items[:SHOWN_PAIRS]
+    ]
+    return "paired by order: " + ", ".join(lines)
+
+
+def _expand(names: Sequence[str]) -> list[Path]:
+    return inputs.expand(names)
+
+
+def _limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    seen: dict[str, int] = {}
+    kept = []
+    for item in items:
+        seen[item.method] = seen.get(item.method, 0) + 1
+        if limit is None or seen[item.method] <= limit:
+            kept.append(item)
+    return kept
+
+
+def _check(items: Sequence[Item]) -> None:
+    first: dict[tuple[str, str], Item] = {}
+    for item in items:
+        other = first.setdefault((item.method, item.id), item)
+        if other is not item:
+            raise InputError(
+                f"{item.place}  method {item.method!r} has the item {item.id!r} twice; first at "
+                f"{other.place}",
+                fix="give each an id of its own",
+            )
+        named = [item.output, item.content, *item.style, item.mask, item.target]
+        for path in named:
+            if path is not None and not path.is_file():
+                raise InputError(f"{item.place}  {path} does not exist", fix="check the name")
+
+
+def require(items: Sequence[Item], column: str, metric: str) -> None:
+    """Refuse before the work what a metric that was asked for cannot do without.
+
+    Raises:
+        InputError: No item has the column.
+    """
+    if not any(item.has(column) for item in items):
+        remedy = {
+            "content": "give --content DIR, or a manifest with that column",
+            "style": "give --style DIR, or a manifest with that column",
+        }
+        raise InputError(
+            f"{metric} needs {column!r}, and no item has it",
+            fix=remedy.get(column, f"give --manifest FILE with the column {column}"),
+        )
+
+
+def choose_method(items: Sequence[Item], name: str) -> str:
+    """A method that is there.
+
+    Raises:
+        UsageError: It is not; the nearest is suggested.
+    """
+    methods = list(dict.fromkeys(item.method for item in items))
+    if name in methods:
+        return name
+    near = difflib.get_close_matches(name, methods, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(f"no method is called {name!r}", fix=f"{hint}known: {', '.join(methods)}")

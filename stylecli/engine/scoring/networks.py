@@ -1,0 +1,158 @@
+"""Networks and extractors by name, loaded when first used and never without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stylecli.backbone.registry import ASSETS
+from stylecli.errors import WeightsError
+from stylecli.evaluation import weights
+from stylecli.evaluation.perceptual import load_pocket_clip, load_pocket_lpips
+from stylecli.evaluation.table import NEEDS, Metric
+
+POCKET = ASSETS / "pocket"
+# Extractor -> what it is shown. Pictures of one size go through in batches.
+PREPROCESSING: Mapping[str, str] = {
+    "inception": "fid299",
+    "art-inception": "artfid512",
+    "clip-b32": "clip224",
+    "clip-l14": "clip224",
+    "dinov2": "dinov2_224",
+    "pocket-embedding": "pocket64",
+    "pocket-clip": "pocket64",
+}
+ANY_SIZE = ("art-inception",)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Weight files that are on this machine, and what is said of those that are not.
+
+    Attributes:
+        files: Name of a weight file -> where it is.
+        missing: Name of a weight file -> why it cannot be used.
+    """
+
+    files: Mapping[str, Path]
+    missing: Mapping[str, WeightsError]
+
+    @classmethod
+    def of(
+        cls,
+        metrics: Sequence[Metric],
+        folder: Path | None,
+        pull: Callable[[weights.Weights], Path] | None = None,
+    ) -> Found:
+        """Look for everything the metrics need, loading nothing.
+
+        Args:
+            metrics: What is to be computed.
+            folder: ``--weights-dir``.
+            pull: Fetches a missing file, where that was allowed.
+        """
+        files: dict[str, Path] = {}
+        missing: dict[str, WeightsError] = {}
+        for name in dict.fromkeys(need for metric in metrics for need in metric.needs):
+            wanted = weights.WEIGHTS[name]
+            try:
+                try:
+                    files[name] = weights.find(wanted, folder)
+                except WeightsError:
+                    if pull is None:
+                        raise
+                    files[name] = pull(wanted)
+                weights.check(wanted, files[name])
+            except WeightsError as error:
+                files.pop(name, None)
+                missing[name] = error
+        return cls(files, missing)
+
+
+class Networks:
+    """Loaded networks; each is loaded once and stays on its device."""
+
+    def __init__(self, files: Mapping[str, Path], device: torch.device) -> None:
+        self._files = files
+        self.device = device
+        self._loaded: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """A network, in evaluation mode.
+
+        Raises:
+            WeightsError: Its file is damaged, or of another network.
+        """
+        if name not in self._loaded:
+            network = self._load(name)
+            module = getattr(network, "model", network)
+            module.to(self.device)
+            self._loaded[name] = network
+        return self._loaded[name]
+
+    @torch.no_grad()
+    def embed(self, name: str, batch: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Vectors of preprocessed pictures, on the CPU."""
+        network, pictures = self.get(name), batch.to(self.device)
+        if name == "pocket-embedding":
+            found = network.embedding(pictures)
+        elif name.startswith(("clip-", "pocket-clip")):
+            found = network.image_features(pictures)
+        else:
+            found = network(pictures)
+            if name == "dinov2":
+                found = torch.nn.functional.normalize(found, dim=1)
+        vectors: Tensor = found.float().cpu()
+        return vectors
+
+    @torch.no_grad()
+    def text(self, name: str, text: str) -> Float[Tensor, "1 d"]:
+        """The unit vector of a text."""
+        vector: Tensor = self.get(name).text_features([text])
+        return vector.float().cpu()
+
+    def identity(self, name: str) -> str:
+        """Digest of the weights behind a name; part of every key in the cache."""
+        own = {"pocket-lpips": "lpips", "pocket-embedding": "lpips", "pocket-clip": "clip"}
+        if name in own:
+            return weights.fingerprint(POCKET / own[name] / "model.safetensors")
+        return "+".join(weights.fingerprint(self._files[need]) for need in NEEDS[name])
+
+    def _load(self, name: str) -> Any:
+        # Each brings in a library that the others do not need.
+        if name in ("pocket-lpips", "pocket-embedding"):
+            return load_pocket_lpips(POCKET / "lpips")
+        if name == "pocket-clip":
+            return load_pocket_clip(POCKET / "clip")
+        (need,) = NEEDS[name]
+        path = self._files[need]
+        tensors = weights.read(weights.WEIGHTS[need], path)
+        if name == "inception":
+            from stylecli.evaluation.inception import fid_inception
+
+            return fid_inception(tensors, file=str(path))
+        if name == "art-inception":
+            from stylecli.evaluation.inception import art_inception
+
+            return art_inception(tensors, file=str(path))
+        if name.startswith("lpips-"):
+            from stylecli.evaluation.lpips import lpips_network
+
+            return lpips_network(name.removeprefix("lpips-"), tensors, file=str(path))
+        if name == "vgg19":
+            from stylecli.evaluation.vgg import vgg19
+
+            return vgg19(tensors, file=str(path))
+        if name == "dinov2":
+            from stylecli.evaluation.dino import dinov2
+
+            return dinov2(tensors, file=str(path))
+        from stylecli.evaluation.clip import clip_network
+
+        return clip_network(name, tensors, file=str(path))

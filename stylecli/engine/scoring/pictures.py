@@ -1,0 +1,231 @@
+"""Pictures of items: decoded when asked for, kept while they are likely to be asked for again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stylecli.artifacts import images
+from stylecli.artifacts.features import FeatureStore
+from stylecli.artifacts.store import digest
+from stylecli.engine.scoring.items import Item
+from stylecli.errors import ItemError
+from stylecli.evaluation import metrics, palette, pixels
+from stylecli.recipe.schema import Evaluate
+
+# A 20 x 40 grid asks for each content forty times, in a row.
+KEPT_PICTURES = 64
+MAX_ASPECT_ERROR = 0.01
+PAIR_PX = 512
+MASK_THRESHOLD = 128
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The last few things made, by key."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: OrderedDict[object, T] = OrderedDict()
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        """The thing of this key, made if need be."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A picture that can be had: a file, or what an anchor makes of files.
+
+    Attributes:
+        key: Digest of the bytes it comes from, and of how.
+        load: Decodes or makes it, (h, w, 3).
+    """
+
+    key: str
+    load: Callable[[], UInt8[Tensor, "h w 3"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One output to score, of a method or of an anchor."""
+
+    item: Item
+    method: str
+    output: Shot
+    content: Shot | None
+    styles: tuple[Shot, ...]
+    target: Shot | None
+    mask: Shot | None
+
+    def shots(self, role: str) -> tuple[Shot, ...]:
+        """Pictures of a role; none if the item has none."""
+        if role == "style":
+            return self.styles
+        shot: Shot | None = getattr(self, role)
+        return () if shot is None else (shot,)
+
+
+class Album:
+    """Makes cases of items."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._recent: Recent[Tensor] = Recent(KEPT_PICTURES)
+
+    def case(self, item: Item) -> Case:
+        """An item's own output.
+
+        Raises:
+            ItemError: A file vanished.
+        """
+        return Case(
+            item=item,
+            method=item.method,
+            output=self._shot(item.output),
+            content=self._shot(item.content) if item.content else None,
+            styles=tuple(self._shot(path) for path in item.style),
+            target=self._shot(item.target) if item.target else None,
+            mask=self._shot(item.mask) if item.mask else None,
+        )
+
+    def anchors(self, case: Case, names: Sequence[str]) -> Iterator[Case]:
+        """What trivial methods would have put in the output's place, where they could."""
+        for name in names:
+            takes = ANCHORS[name]
+            inputs = [shot for role in takes.roles for shot in case.shots(role)[:1]]
+            if len(inputs) < len(takes.roles):
+                continue
+            yield Case(
+                item=case.item,
+                method=name,
+                output=self._made(name, takes, inputs, case.output),
+                content=case.content,
+                styles=case.styles,
+                target=case.target,
+                mask=case.mask,
+            )
+
+    def _made(self, name: str, takes: Anchor, inputs: list[Shot], like: Shot) -> Shot:
+        # The size is the output's, so what is made depends on it too.
+        key = digest([name, takes.version, *(shot.key for shot in inputs), like.key])
+
+        def make() -> Tensor:
+            size = like.load().shape[:2]
+            first, *others = (shot.load() for shot in inputs)
+            return takes.make(pixels.resize_u8(first, size, "bilinear"), *others)
+
+        return Shot(key, lambda: self._recent.get(key, make))
+
+    def _shot(self, path: Path) -> Shot:
+        try:
+            key = self._store.file_digest(path)
+        except OSError as error:
+            raise ItemError(f"{path}: {error.strerror}", fix="check the name") from error
+        return Shot(key, lambda: self._recent.get(path, lambda: images.read(path).pixels))
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A trivial method.
+
+    Attributes:
+        roles: What it takes; the first is scaled to the output's size.
+    """
+
+    roles: tuple[str, ...]
+    make: Callable[..., UInt8[Tensor, "h w 3"]]
+    version: int = 1
+
+
+def _recoloured(by: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def make(content: Tensor, style: Tensor) -> Tensor:
+        return images.to_pixels(by(images.to_tensor(content), images.to_tensor(style))[0])
+
+    return make
+
+
+def _blend(content: Tensor, style: Tensor) -> Tensor:
+    same = pixels.resize_u8(style, content.shape[:2], "bilinear")
+    return ((content.int() + same.int() + 1) // 2).to(torch.uint8)
+
+
+ANCHORS = {
+    "content_copy": Anchor(("content",), lambda content: content),
+    "style_copy": Anchor(("style",), lambda style: style),
+    "palette_transfer": Anchor(("content", "style"), _recoloured(metrics.palette_transfer)),
+    "color_transfer": Anchor(("content", "style"), _recoloured(palette.reinhard)),
+    "mid_blend": Anchor(("content", "style"), _blend),
+}
+
+
+def paired(
+    output: UInt8[Tensor, "h w 3"], other: UInt8[Tensor, "ho wo 3"], settings: Evaluate, name: str
+) -> tuple[UInt8[Tensor, "hp wp 3"], UInt8[Tensor, "hp wp 3"]]:
+    """Two pictures at one size.
+
+    Raises:
+        ItemError: Their shapes differ by more than 1 %, and the recipe says to refuse that.
+    """
+    (height, width), (other_height, other_width) = output.shape[:2], other.shape[:2]
+    if abs(width * other_height / (height * other_width) - 1) > MAX_ASPECT_ERROR:
+        if settings.aspect == "refuse":
+            raise ItemError(
+                f"the output is {width}x{height}, the {name} {other_width}x{other_height}: another "
+                "shape",
+                fix="--set evaluate.aspect=crop or squash",
+            )
+        if settings.aspect == "crop":
+            other = _cropped(other, height / width)
+    if settings.pair_size == "512":
+        size = pixels.shorter_side((height, width), PAIR_PX)
+        output = pixels.resize_u8(output, size, "bilinear")
+    size = (output.shape[0], output.shape[1])
+    return output, pixels.resize_u8(other, size, "bilinear")
+
+
+def _cropped(picture: UInt8[Tensor, "h w 3"], aspect: float) -> UInt8[Tensor, "hc wc 3"]:
+    """The largest middle part of this height to width."""
+    height, width = picture.shape[:2]
+    tall, wide = min(height, round(width * aspect)), min(width, round(height / aspect))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return picture[top : top + tall, left : left + wide]
+
+
+def region(
+    mask: UInt8[Tensor, "hm wm 3"], size: tuple[int, int], polarity: str
+) -> Float[Tensor, "h w"]:
+    """1 inside the region; a mask is grey, at least half bright is inside, nearest when resized.
+
+    Raises:
+        ItemError: The mask is empty, or has another shape than the picture.
+    """
+    height, width = mask.shape[:2]
+    if abs(width * size[0] / (height * size[1]) - 1) > MAX_ASPECT_ERROR:
+        raise ItemError(
+            f"the mask is {width}x{height}, the output {size[1]}x{size[0]}: another shape",
+            fix="give a mask of the output's shape",
+        )
+    luma = mask.float() @ torch.tensor(metrics.LUMA)
+    inside = luma.round() >= MASK_THRESHOLD
+    if polarity == "black":
+        inside = ~inside
+    rows = torch.arange(size[0]) * height // size[0]
+    columns = torch.arange(size[1]) * width // size[1]
+    found = inside[rows][:, columns].float()
+    if not found.any():
+        raise ItemError("the mask is empty", fix="--set evaluate.mask_polarity=black swaps it")
+    return found

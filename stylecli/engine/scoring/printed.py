@@ -1,0 +1,166 @@
+"""Figures of an evaluation laid out as tables, with what a reader must know beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from stylecli.artifacts.tables import Cell, Column, Row, Table
+from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
+from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.table import Metric
+
+SIGNIFICANT = 0.05
+# A page is no wider.
+MOST_COLUMNS = 6
+
+
+def tables(outcome: Outcome) -> list[Table]:
+    """Metrics by what they ask, then the comparison; what could not be computed is in the notes."""
+    groups: dict[str, list[Metric]] = {}
+    for metric in outcome.metrics:
+        if metric.name not in outcome.absent:
+            groups.setdefault(_group(metric), []).append(metric)
+    found = [
+        _scores(outcome, title, metrics[start : start + MOST_COLUMNS])
+        for title, metrics in groups.items()
+        for start in range(0, len(metrics), MOST_COLUMNS)
+    ]
+    if outcome.compared and outcome.comparisons:
+        found.append(_comparison(outcome.compared, outcome.comparisons))
+    if outcome.absent:
+        found.append(_absent(outcome.absent))
+    return found
+
+
+def _group(metric: Metric) -> str:
+    if metric.kind == "set":
+        return "All outputs together, against all styles"
+    if "target" in metric.columns:
+        return "Distance to the true picture"
+    if "leak" in metric.name:
+        return "What should have stayed with the style"
+    if "mask" in metric.columns:
+        return "Inside the mask, and outside"
+    return "Content kept" if metric.columns == ("content",) else "Style reached"
+
+
+def _scores(outcome: Outcome, title: str, metrics: Sequence[Metric]) -> Table:
+    by_key = {(a.method, a.metric): a for a in outcome.aggregates}
+    significant = {one.metric for one in outcome.comparisons if one.p_holm < SIGNIFICANT}
+    rows = []
+    for method in sorted(outcome.entries, key=is_anchor):
+        cells = [
+            _cell(by_key[method, metric.name], method, outcome, significant) for metric in metrics
+        ]
+        rows.append(Row(method, "anchor" if is_anchor(method) else "method", tuple(cells)))
+    if outcome.baseline:
+        for published in outcome.baseline.rows:
+            values = [published.values.get(metric.name) for metric in metrics]
+            if any(value is not None for value in values):
+                label = " ".join(filter(None, (published.method, published.dataset)))
+                rows.append(Row(label, "published", tuple(Cell(v) for v in values)))
+    columns = tuple(
+        _column(metric, [a for a in outcome.aggregates if a.metric == metric.name])
+        for metric in metrics
+    )
+    notes = _notes(outcome, metrics)
+    dagger = ""
+    if outcome.compared:
+        dagger = f"differs from {outcome.compared[1]}: p < {SIGNIFICANT} after Holm"
+    return Table(title, columns, tuple(rows), tuple(notes), dagger=dagger)
+
+
+def _cell(one: Aggregate, method: str, outcome: Outcome, significant: set[str]) -> Cell:
+    interval = one.interval
+    is_first = outcome.compared is not None and method == outcome.compared[0]
+    return Cell(
+        value=one.value,
+        half_width=interval.half_width,
+        n=one.n,
+        is_significant=is_first and one.metric in significant,
+        low=interval.low,
+        high=interval.high,
+    )
+
+
+def _column(metric: Metric, aggregates: Sequence[Aggregate]) -> Column:
+    sizes = {a.n for a in aggregates if not is_anchor(a.method) and not math.isnan(a.value)}
+    # Fréchet distances shrink as pictures are added, so unequal sets have no order.
+    is_ranked = metric.kind == "row" or len(sizes) < 2
+    arrow = ("up" if metric.better == "higher" else "down") if is_ranked else ""
+    largest = max((abs(a.value) for a in aggregates if not math.isnan(a.value)), default=0.0)
+    digits = 1 if largest >= 100 else 2 if largest >= 10 else 3
+    return Column(metric.name, arrow, digits)  # type: ignore[arg-type]
+
+
+def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
+    notes = []
+    for metric in metrics:
+        scale = f" ({metric.scale})" if metric.scale else ""
+        notes.append(f"{metric.name}: {metric.definition}{scale}")
+    for metric in metrics:
+        own = [a for a in outcome.aggregates if a.metric == metric.name]
+        reasons = {a.reason for a in own if a.reason}
+        notes += [f"{metric.name}: {reason}" for reason in sorted(reasons)]
+        missing = {a.method: a.n_missing for a in own if a.n_missing and a.n}
+        if missing:
+            counts = ", ".join(f"{count} of {method}" for method, count in missing.items())
+            notes.append(f"{metric.name}: items without a value: {counts}")
+        if metric.kind == "set":
+            notes += _about_sets(metric, own)
+    copied = detectors(metrics, outcome.aggregates)
+    if copied:
+        notes.append(
+            f"{', '.join(copied)}: copying the style scores better than every method, so this "
+            "detects style and does not judge a transfer"
+        )
+    if outcome.baseline:
+        notes += outcome.baseline.caveats
+    return notes
+
+
+def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
+    counts = {(a.n, a.n_references) for a in own if not is_anchor(a.method)}
+    said = "; ".join(f"{outputs} outputs, {references} styles" for outputs, references in counts)
+    notes = [f"{metric.name}: {said}"]
+    if len({outputs for outputs, _ in counts}) > 1:
+        notes.append(f"{metric.name}: not ranked, because the numbers of outputs differ")
+    if not metric.name.endswith("kid") and any(a.is_deficient for a in own):
+        notes.append(
+            f"{metric.name}: fewer pictures than features, so the value is mostly bias; compare it "
+            "only at equal numbers, and read the kid beside it"
+        )
+    return notes
+
+
+def _comparison(pair: tuple[str, str], comparisons: Sequence[Comparison]) -> Table:
+    columns = (
+        Column("difference", "", 4),
+        Column("p", "", 4),
+        Column("p (Holm)", "", 4),
+        Column("effect d_z", "", 2),
+        Column("win rate", "", 2),
+    )
+    rows = []
+    for one in comparisons:
+        interval = one.difference
+        first = Cell(
+            value=interval.value,
+            half_width=interval.half_width,
+            n=one.n,
+            low=interval.low,
+            high=interval.high,
+        )
+        others = (Cell(v) for v in (one.p, one.p_holm, one.effect, one.win_rate))
+        rows.append(Row(one.metric, "method", (first, *others)))
+    notes = (
+        "p: sign-flip permutation of whole contents and of whole styles, the larger of the two; "
+        "for sets the jackknife's normal",
+    )
+    return Table(f"{pair[0]} minus {pair[1]}", columns, tuple(rows), notes)
+
+
+def _absent(absent: Mapping[str, str]) -> Table:
+    rows = tuple(Row(name, "method", (Cell(text=why),)) for name, why in absent.items())
+    return Table("Not computed", (Column("why"),), rows)

@@ -1,0 +1,282 @@
+"""The numbers of one output: computed once, and found again by what they were computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stylecli.artifacts import images
+from stylecli.artifacts.features import FeatureStore
+from stylecli.artifacts.store import digest
+from stylecli.engine.scoring.networks import ANY_SIZE, PREPROCESSING, Networks
+from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
+from stylecli.errors import ItemError
+from stylecli.evaluation.pixels import PREPROCESS, shorter_side
+from stylecli.evaluation.scores import GRAM_TAPS
+from stylecli.evaluation.table import Metric
+from stylecli.recipe.schema import Evaluate
+
+# VGG19's five taps of a 512 px picture are 160 MB.
+KEPT_TAPS = 3
+POCKET_TAPS_PX = 256
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A case's numbers, and why some of them are not there.
+
+    Attributes:
+        reasons: Metric -> why it has no value.
+        error: The first of the faults that make this a failed item.
+    """
+
+    case: Case
+    values: Mapping[str, float]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    error: ItemError | None = None
+
+
+class Bench:
+    """What all rows share: settings, metrics, networks and the store."""
+
+    def __init__(
+        self,
+        settings: Evaluate,
+        metrics: Sequence[Metric],
+        networks: Networks,
+        store: FeatureStore,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.networks = networks
+        self.store = store
+        self.recent_taps: Recent[list[Tensor]] = Recent(KEPT_TAPS)
+        self._texts: dict[tuple[str, str], Tensor] = {}
+        self._unusable: dict[str, ItemError] = {}
+
+    def score_all(self, cases: Iterable[Case]) -> Iterator[Scored]:
+        """Every case, in order; pictures go through the embedding networks in full batches."""
+        for block in batched(cases, self.settings.batch):
+            for extractor, roles in self._roles().items():
+                self._fill(extractor, [s for case in block for r in roles for s in case.shots(r)])
+            for case in block:
+                yield self._score(case)
+
+    def _score(self, case: Case) -> Scored:
+        view = RowView(self, case)
+        values: dict[str, float] = {}
+        reasons: dict[str, str] = {}
+        errors: list[ItemError] = []
+        for metric in self.metrics:
+            lacking = [column for column in metric.columns if not case.item.has(column)]
+            if lacking:
+                reasons[metric.name] = f"the item has no {lacking[0]}"
+                continue
+            try:
+                if metric.compute is not None:
+                    values[metric.name] = self._value(metric, case, view)
+                else:
+                    self.embed(metric.fid, (case.output, *case.styles))
+            except ItemError as error:
+                # Too small for one network is not too small for the others.
+                reasons[metric.name] = error.what
+                errors.append(error)
+        return Scored(case, values, reasons, errors[0] if errors else None)
+
+    def _value(self, metric: Metric, case: Case, view: RowView) -> float:
+        key = self._key(metric, case)
+        known = self.store.get(key)
+        if known is not None:
+            return float(known[0])
+        assert metric.compute is not None  # noqa: S101  only row metrics come here
+        with torch.no_grad():
+            value = metric.compute(view)
+        if math.isnan(value):
+            raise ItemError(f"{metric.name} is not a number", fix="look at the pictures")
+        self.store.put({key: [value]})
+        # As the store will give it back next time: a float32.
+        return float(torch.tensor(value, dtype=torch.float32))
+
+    def _roles(self) -> dict[str, list[str]]:
+        """Extractor -> whose vectors the metrics will ask for."""
+        found: dict[str, list[str]] = {}
+        for metric in self.metrics:
+            for use in metric.uses:
+                if use in PREPROCESSING:
+                    roles = ["output", *(c for c in metric.columns if c in ("content", "style"))]
+                    found[use] = list(dict.fromkeys([*found.get(use, ()), *roles]))
+        return found
+
+    def _key(self, metric: Metric, case: Case) -> str:
+        """Digest of all that decides a number."""
+        of = {
+            column: getattr(case.item, column)
+            if isinstance(getattr(case.item, column), str)
+            else [shot.key for shot in case.shots(column)]
+            for column in metric.columns
+        }
+        return digest(
+            {
+                "metric": metric.name,
+                "version": metric.version,
+                "output": case.output.key,
+                "of": of,
+                "settings": {name: getattr(self.settings, name) for name in metric.settings},
+                "weights": [self.networks.identity(use) for use in metric.uses],
+            }
+        )
+
+    def feature_key(self, extractor: str, shot: Shot) -> str:
+        """Where the store keeps a picture's vector."""
+        return digest(
+            {
+                "extractor": extractor,
+                "weights": self.networks.identity(extractor),
+                "preprocessing": PREPROCESSING[extractor],
+                "picture": shot.key,
+            }
+        )
+
+    def embed(self, extractor: str, shots: Sequence[Shot]) -> Float[Tensor, "k d"]:
+        """Vectors of pictures, through the store.
+
+        Raises:
+            ItemError: One cannot be read.
+        """
+        self._fill(extractor, shots)
+        found = []
+        for shot in shots:
+            key = self.feature_key(extractor, shot)
+            if key in self._unusable:
+                raise self._unusable[key]
+            vector = self.store.get(key)
+            assert vector is not None, key  # noqa: S101  it was filled a line ago
+            found.append(torch.from_numpy(vector))
+        return torch.stack(found)
+
+    def embed_now(self, extractor: str, pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 d"]:
+        """The vector of a picture that nobody will ask for again."""
+        prepared = PREPROCESS[PREPROCESSING[extractor]].apply(pixels)
+        return self.networks.embed(extractor, prepared[None])
+
+    def _fill(self, extractor: str, shots: Sequence[Shot]) -> None:
+        """Compute what the store lacks.
+
+        Every forward pass has the recipe's batch, its last one filled up by repetition, so that a
+        vector does not depend on how many others were missing.
+        """
+        by_key = {self.feature_key(extractor, shot): shot for shot in shots}
+        missing = [k for k in self.store.missing(list(by_key)) if k not in self._unusable]
+        size = 1 if extractor in ANY_SIZE else self.settings.batch
+        prepare = PREPROCESS[PREPROCESSING[extractor]].apply
+        for keys in batched(missing, size):
+            inputs = {}
+            for key in keys:
+                try:
+                    inputs[key] = prepare(by_key[key].load())
+                except ItemError as error:
+                    self._unusable[key] = error
+            if inputs:
+                stacked = [*inputs.values()]
+                stacked += [stacked[-1]] * (size - len(stacked))
+                vectors = self.networks.embed(extractor, torch.stack(stacked))
+                self.store.put(dict(zip(inputs, vectors.numpy(), strict=False)))
+
+    def text(self, extractor: str, text: str) -> Float[Tensor, "1 d"]:
+        """A text's unit vector; methods are asked with the same few texts over and over."""
+        if (extractor, text) not in self._texts:
+            self._texts[extractor, text] = self.networks.text(extractor, text)
+        return self._texts[extractor, text]
+
+
+class RowView:
+    """`stylecli.evaluation.scores.Row` over a case; decodes and computes on demand."""
+
+    def __init__(self, bench: Bench, case: Case) -> None:
+        self._bench, self._case = bench, case
+        self._device = bench.networks.device
+        self._pairs: dict[str, UInt8[Tensor, "h w 3"]] = {}
+
+    def picture(self, role: str) -> Float[Tensor, "1 3 h w"]:
+        return images.to_tensor(self.pixels(role)).to(self._device)
+
+    def pictures(self, role: str) -> list[Float[Tensor, "1 3 _h _w"]]:
+        return [images.to_tensor(s.load()).to(self._device) for s in self._case.shots(role)]
+
+    def pixels(self, role: str) -> UInt8[Tensor, "h w 3"]:
+        if role not in self._pairs:
+            output = self._case.output.load()
+            # At 512 the output is scaled with its partner, or alone where it has none.
+            partner = next(iter(self._case.shots(role)), self._case.output)
+            pair = paired(output, partner.load(), self._bench.settings, role)
+            self._pairs.update({"output": pair[0], role: pair[1]})
+        return self._pairs[role]
+
+    def mask(self) -> Float[Tensor, "h w"]:
+        (shot,) = self._case.shots("mask")
+        height, width = self.pixels("output").shape[:2]
+        found = region(shot.load(), (height, width), self.setting("mask_polarity"))
+        return found.to(self._device)
+
+    def words(self, column: str) -> str:
+        return str(getattr(self._case.item, column))
+
+    def embeddings(self, extractor: str, role: str) -> Float[Tensor, "k d"]:
+        return self._bench.embed(extractor, self._case.shots(role))
+
+    def text(self, extractor: str, text: str) -> Float[Tensor, "1 d"]:
+        return self._bench.text(extractor, text)
+
+    def crop_embedding(
+        self, extractor: str, pixels: UInt8[Tensor, "h w 3"]
+    ) -> Float[Tensor, "1 d"]:
+        return self._bench.embed_now(extractor, pixels)
+
+    def taps(self, network: str, role: str) -> list[Sequence[Float[Tensor, "1 _c _h _w"]]]:
+        recent = self._bench.recent_taps
+        return [
+            recent.get((network, shot.key), partial(self._taps, network, shot))
+            for shot in self._case.shots(role)
+        ]
+
+    def network(self, name: str) -> Any:
+        return self._bench.networks.get(name)
+
+    def setting(self, name: str) -> str:
+        return str(getattr(self._bench.settings, name))
+
+    def _taps(self, network: str, shot: Shot) -> list[Tensor]:
+        model, picture = self.network(network), shot.load()
+        if network == "vgg19":
+            image = PREPROCESS["vgg512"].apply(picture)[None].to(self._device)
+            found = model.taps(image, GRAM_TAPS)
+            return [found[name] for name in GRAM_TAPS]
+        image = images.to_tensor(picture).to(self._device)
+        if min(picture.shape[:2]) > POCKET_TAPS_PX:
+            size = shorter_side(picture.shape[:2], POCKET_TAPS_PX)
+            image = torch.nn.functional.interpolate(
+                image, size, mode="bicubic", antialias=True
+            ).clamp(0, 1)
+        features: list[Tensor] = model.features(image)
+        return features
+
+
+def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The things in order, so many at a time.
+
+    >>> list(batched("abc", 2))
+    [['a', 'b'], ['c']]
+    """
+    iterator = iter(things)
+    while block := list(islice(iterator, size)):
+        yield block

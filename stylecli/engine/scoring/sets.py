@@ -1,0 +1,161 @@
+"""Numbers of a method as a whole: distances between its outputs and the styles it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from stylecli.artifacts.features import FeatureRows, FeatureStore
+from stylecli.engine.scoring.entries import Entry
+from stylecli.errors import ItemError
+from stylecli.evaluation import frechet
+from stylecli.evaluation.frechet import Moments
+from stylecli.evaluation.table import Metric
+
+# Delete-a-group jackknife; see `evaluation.statistics`.
+GROUPS = 20
+KID_SCALE = 1000
+SUBSETS_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetScore:
+    """A set metric of one method.
+
+    Attributes:
+        without: The same with each group of contents left out, by group; for the jackknife.
+        is_deficient: Fewer pictures than features: the covariance is singular, and biased.
+        reason: Why there is no value.
+    """
+
+    value: float
+    n_outputs: int
+    n_references: int
+    without: Mapping[int, float]
+    is_deficient: bool = False
+    reason: str = ""
+
+
+def groups_of(contents: Iterable[str]) -> dict[str, int]:
+    """Content -> group; the same for every method, and even in size.
+
+    >>> groups_of(["b", "a", "b"])
+    {'a': 0, 'b': 1}
+    """
+    return {content: index % GROUPS for index, content in enumerate(sorted(set(contents)))}
+
+
+def score(
+    metric: Metric,
+    entries: Sequence[Entry],
+    groups_by_content: Mapping[str, int],
+    store: FeatureStore,
+) -> SetScore:
+    """One set metric of one method, from features that the rows left in the store."""
+    counted = [
+        entry
+        for entry in entries
+        if metric.fid in entry.features and (not metric.lpips or metric.lpips in entry.values)
+    ]
+    outputs = [entry.features[metric.fid][0] for entry in counted]
+    # A repeated reference is not another sample.
+    references = list(dict.fromkeys(k for entry in counted for k in entry.features[metric.fid][1:]))
+    if min(len(outputs), len(references)) < 2:
+        reason = f"{len(outputs)} outputs and {len(references)} styles; two of each are needed"
+        return SetScore(math.nan, len(outputs), len(references), {}, reason=reason)
+    tables = [store.rows(keys) for keys in (outputs, references)]
+    groups = torch.tensor([groups_by_content[entry.content] for entry in counted])
+    try:
+        value, without = _distance(metric)(tables[0], tables[1], groups)
+    except ItemError as error:
+        return SetScore(math.nan, len(outputs), len(references), {}, reason=error.what)
+    if metric.lpips:
+        lpips = torch.tensor([e.values[metric.lpips] for e in counted], dtype=torch.float64)
+        value = frechet.art_fid(float(lpips.mean()), value)
+        without = {
+            group: frechet.art_fid(float(lpips[groups != group].mean()), fid)
+            for group, fid in without.items()
+        }
+    width = tables[0][0:1].shape[1]
+    is_deficient = min(len(outputs), len(references)) <= width
+    return SetScore(value, len(outputs), len(references), without, is_deficient)
+
+
+def _distance(metric: Metric) -> Callable[..., tuple[float, dict[int, float]]]:
+    if metric.name.endswith("kid"):
+        return _kid
+    return _frechet_in_the_limit if metric.name == "fid_inf" else _frechet
+
+
+def _frechet_in_the_limit(
+    outputs: FeatureRows, references: FeatureRows, _: Int[Tensor, " n"]
+) -> tuple[float, dict[int, float]]:
+    (moments,) = _moments(references, torch.zeros(len(references))).values()
+    generator = torch.Generator().manual_seed(SUBSETS_SEED)
+    # What is left out would be seen less than which subsets were drawn.
+    return frechet.fid_infinity(outputs, moments, generator), {}
+
+
+def _frechet(
+    outputs: FeatureRows, references: FeatureRows, groups: Int[Tensor, " n"]
+) -> tuple[float, dict[int, float]]:
+    width = outputs[0:1].shape[1]
+    if max(len(outputs), len(references)) <= width:
+        ours, theirs = outputs[0 : len(outputs)], references[0 : len(references)]
+        return _leaving_out(
+            groups, lambda kept: frechet.frechet_distance_features(ours[kept], theirs)
+        )
+    (theirs_moments,) = _moments(references, torch.zeros(len(references))).values()
+    by_group = _moments(outputs, groups)
+
+    def distance(left_out: int | None) -> float:
+        kept = [m for group, m in by_group.items() if group != left_out]
+        total = kept[0]
+        for other in kept[1:]:
+            total = total.merge(other)
+        return frechet.frechet_distance(total, theirs_moments)
+
+    return distance(None), _enough({group: distance(group) for group in by_group})
+
+
+def _kid(
+    outputs: FeatureRows, references: FeatureRows, groups: Int[Tensor, " n"]
+) -> tuple[float, dict[int, float]]:
+    if len(outputs) <= frechet.KID_EXACT_UP_TO:
+        ours = outputs[0 : len(outputs)]
+        return _leaving_out(groups, lambda kept: KID_SCALE * frechet.kid(ours[kept], references))
+    # Its subsets are drawn at random, so leaving a group out would measure the draw.
+    generator = torch.Generator().manual_seed(SUBSETS_SEED)
+    return KID_SCALE * frechet.kid(outputs, references, generator=generator), {}
+
+
+def _leaving_out(
+    groups: Int[Tensor, " n"], distance: Callable[[Tensor], float]
+) -> tuple[float, dict[int, float]]:
+    everything = torch.ones_like(groups, dtype=torch.bool)
+    present = [int(group) for group in groups.unique()]
+    if len(present) < 2 or any(int((groups != group).sum()) < 2 for group in present):
+        return distance(everything), {}
+    return distance(everything), {group: distance(groups != group) for group in present}
+
+
+def _enough(without: dict[int, float]) -> dict[int, float]:
+    return without if len(without) > 1 else {}
+
+
+def _moments(rows: FeatureRows, groups: Tensor) -> dict[int, Moments]:
+    """Moments of each group in one pass, which never holds more than a block of features."""
+    found: dict[int, Moments] = {}
+    start = 0
+    for block in rows.blocks():
+        here = groups[start : start + len(block)]
+        start += len(block)
+        for group in (int(g) for g in here.unique()):
+            part = Moments.of(block[here == group])
+            found[group] = found[group].merge(part) if group in found else part
+    return found

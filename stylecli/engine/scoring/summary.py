@@ -1,0 +1,196 @@
+"""From the numbers of rows to numbers of methods: means with intervals, sets, differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from stylecli.artifacts.baselines import Baseline
+from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.pictures import ANCHORS
+from stylecli.engine.scoring.sets import SetScore
+from stylecli.evaluation import comparison, statistics
+from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.statistics import Interval
+from stylecli.evaluation.table import Metric
+from stylecli.recipe.schema import Evaluate
+
+COPIES = ("content_copy", "style_copy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """One metric of one method.
+
+    Attributes:
+        std: Over rows, with n - 1; None for sets.
+        rel: 0 where leaving the content alone would be, 1 where copying the style would.
+        reason: Why there is no value.
+        without: For set metrics: the value with each group left out.
+    """
+
+    method: str
+    metric: str
+    interval: Interval
+    std: float | None = None
+    n: int = 0
+    n_missing: int = 0
+    n_references: int | None = None
+    is_deficient: bool = False
+    rel: float | None = None
+    reason: str = ""
+    without: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        return self.interval.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Everything an evaluation found.
+
+    Attributes:
+        entries: Rows by method, anchors last.
+        absent: Metric -> why nothing could be computed.
+        comparisons: Of the two methods in `compared`.
+    """
+
+    metrics: Sequence[Metric]
+    entries: Mapping[str, Sequence[Entry]]
+    aggregates: Sequence[Aggregate]
+    absent: Mapping[str, str]
+    compared: tuple[str, str] | None
+    comparisons: Sequence[Comparison]
+    baseline: Baseline | None
+
+
+NOTHING = Interval(math.nan, math.nan, math.nan, math.nan, "none")
+
+
+def of_rows(
+    metric: Metric, method: str, entries: Sequence[Entry], *, seed: int, resamples: int
+) -> Aggregate:
+    """The mean of a row metric with its clustered interval."""
+    having = [entry for entry in entries if metric.name in entry.values]
+    missing = len(entries) - len(having)
+    if not having:
+        reason = f"no item has {', '.join(metric.columns)}"
+        return Aggregate(
+            method=method, metric=metric.name, interval=NOTHING, n_missing=missing, reason=reason
+        )
+    values = [entry.values[metric.name] for entry in having]
+    return Aggregate(
+        method=method,
+        metric=metric.name,
+        interval=statistics.mean_interval(
+            values,
+            [entry.content for entry in having],
+            [entry.style for entry in having],
+            seed=seed,
+            resamples=resamples,
+        ),
+        std=statistics.std(values) if len(values) > 1 else None,
+        n=len(values),
+        n_missing=missing,
+    )
+
+
+def of_set(metric: Metric, method: str, score: SetScore) -> Aggregate:
+    """A set metric with its jackknife interval; never a bootstrap, which biases it."""
+    without = list(score.without.values())
+    interval = (
+        statistics.jackknife_interval(score.value, without)
+        if len(without) > 1
+        else replace(NOTHING, value=score.value)
+    )
+    return Aggregate(
+        method=method,
+        metric=metric.name,
+        interval=interval,
+        n=score.n_outputs,
+        n_references=score.n_references,
+        is_deficient=score.is_deficient,
+        reason=score.reason,
+        without=score.without,
+    )
+
+
+def with_rel(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
+    """Style metrics beside both copies: how far from one to the other."""
+    values = {(a.method, a.metric): a.value for a in aggregates}
+    found = []
+    for one in aggregates:
+        content, style = (values.get((copy, one.metric), math.nan) for copy in COPIES)
+        span = style - content
+        rel = (one.value - content) / span if abs(span) > 1e-9 else math.nan
+        found.append(one if math.isnan(rel) else replace(one, rel=rel))
+    return found
+
+
+def detectors(metrics: Sequence[Metric], aggregates: Sequence[Aggregate]) -> list[str]:
+    """Names of metrics on which copying the style beats every method: style, not quality."""
+    found = []
+    for metric in metrics:
+        sign = 1 if metric.better == "higher" else -1
+        values = {a.method: sign * a.value for a in aggregates if a.metric == metric.name}
+        copied = values.get("style_copy", math.nan)
+        real = [
+            value
+            for a in aggregates
+            if a.metric == metric.name
+            and not is_anchor(a.method)
+            and not math.isnan(value := sign * a.value)
+        ]
+        if "style" in metric.columns and real and copied > max(real):
+            found.append(metric.name)
+    return found
+
+
+def is_anchor(method: str) -> bool:
+    return method in ANCHORS
+
+
+def difference(
+    metric: Metric,
+    pair: tuple[str, str],
+    entries: Mapping[str, Sequence[Entry]],
+    aggregates: Sequence[Aggregate],
+    settings: Evaluate,
+) -> Comparison | None:
+    """The first method minus the second, paired by item; None where one has no numbers.
+
+    Raises:
+        UsageError: They share too few items.
+    """
+    if metric.kind == "row":
+        # A row that failed is a pair without a difference, not an item that is not shared.
+        first, second = (
+            {e.id: e.values.get(metric.name, math.nan) for e in entries[method]} for method in pair
+        )
+        if all(map(math.isnan, first.values())) or all(map(math.isnan, second.values())):
+            return None
+        keys = {e.id: e for method in pair for e in entries[method]}
+        return comparison.compare(
+            first,
+            second,
+            {id_: e.content for id_, e in keys.items()},
+            {id_: e.style for id_, e in keys.items()},
+            metric=metric.name,
+            better=metric.better,
+            seed=settings.seed,
+            resamples=settings.resamples,
+            allow_partial=settings.allow_partial,
+        )
+    by_method = {a.method: a for a in aggregates if a.metric == metric.name}
+    one, other = by_method[pair[0]], by_method[pair[1]]
+    if math.isnan(one.value) or math.isnan(other.value):
+        return None
+    return comparison.compare_sets(
+        one.value,
+        other.value,
+        [one.without[g] - other.without[g] for g in one.without if g in other.without],
+        metric=metric.name,
+        n=min(one.n, other.n),
+    )

@@ -1,0 +1,119 @@
+"""CLIP as OpenAI trained it: pictures and texts as unit vectors of one space.
+
+OpenAI trained with QuickGELU, ``x * sigmoid(1.702 x)``, which no key and no shape of a weight file
+betrays: the same file runs under plain GELU without a complaint and gives other numbers. The
+activation is therefore asserted. Cosines are the products of these vectors; the learnt temperature
+(``logit_scale``) takes no part in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stylecli.errors import WeightsError
+from stylecli.evaluation.weights import load_strictly
+
+# The names of open_clip without "-quickgelu" are the same networks with plain GELU.
+ARCHITECTURES: Mapping[str, str] = {
+    "clip-b32": "ViT-B-32-quickgelu",
+    "clip-l14": "ViT-L-14-quickgelu",
+}
+# The start token and the end token, which every text also takes.
+FRAME = 2
+
+
+class Tokenizer(Protocol):
+    """What is asked of open_clip's tokenizer."""
+
+    context_length: int
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens without start and end."""
+
+    def __call__(self, texts: list[str]) -> Int[Tensor, "n context"]:
+        """Framed tokens, padded and cut to the context."""
+
+
+class Clip:
+    """An open_clip model with its tokenizer.
+
+    Attributes:
+        model: Frozen; what moves to a device.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+
+    def image_features(self, images: Float[Tensor, "b 3 224 224"]) -> Float[Tensor, "b d"]:
+        """Unit vectors of pictures that ``PREPROCESS["clip224"]`` has prepared."""
+        found: Tensor = self.model.encode_image(images, normalize=True)  # type: ignore[operator]
+        return found
+
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit vectors; what does not fit the context is cut off, see `truncated`."""
+        tokens = self._tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        found: Tensor = self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+        return found
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts the model does not see to their end: it reads 77 tokens."""
+        longest = self._tokenizer.context_length - FRAME
+        return sum(len(self._tokenizer.encode(text)) > longest for text in texts)
+
+
+def clip_network(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    file: str,
+    config: Mapping[str, Any] | None = None,
+) -> Clip:
+    """A network of OpenAI's from the tensors of its file, in float32.
+
+    Args:
+        name: A key of `ARCHITECTURES`.
+        tensors: In open_clip's layout.
+        file: For messages.
+        config: Another architecture in open_clip's words, for tests.
+
+    Raises:
+        WeightsError: The file is of another network, or the network would not run QuickGELU.
+    """
+    import open_clip
+
+    architecture = ARCHITECTURES[name]
+    model = _unfilled(config or open_clip.get_model_config(architecture))
+    _require_quick_gelu(model, architecture)
+    load_strictly(model, tensors, file=file)
+    return Clip(model, open_clip.SimpleTokenizer(context_length=model.context_length))
+
+
+def _unfilled(config: Mapping[str, Any]) -> Any:
+    """A model whose weights are yet to come: to draw those of ViT-L/14 would take seconds."""
+    from open_clip.model import CLIP
+
+    with torch.device("meta"):
+        model = CLIP(**config)
+    model.to_empty(device="cpu")
+    # The one tensor that no file brings: a text token sees only those before it.
+    length = model.context_length
+    model.attn_mask = torch.full((length, length), -math.inf).triu(1)
+    return model
+
+
+def _require_quick_gelu(model: Any, architecture: str) -> None:
+    from open_clip.transformer import QuickGELU
+
+    layers = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+    if not all(any(isinstance(m, QuickGELU) for m in layer.modules()) for layer in layers):
+        raise WeightsError(
+            f"{architecture} was trained with QuickGELU, but would be run with another activation",
+            fix="install another release of open-clip-torch",
+        )

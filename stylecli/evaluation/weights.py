@@ -1,0 +1,318 @@
+"""Weights of the published metrics: what each file is, where it may lie, and how it is trusted.
+
+A file is looked for under ``--weights-dir`` (``FAMILY/FILE``), under ``$STYLE_WEIGHTS_DIR``, among
+torch hub's checkpoints and in the hub's cache; nothing is downloaded here. It is trusted by its
+SHA-256 where one is known, and by a strict comparison of its keys and shapes. A metric is never
+computed with weights that were not found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stylecli.errors import WeightsError
+
+# A pickle that was converted keeps the digest it was trusted by in its header.
+SOURCE_KEY = "source_sha256"
+NAMED_KEYS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One file that a metric needs.
+
+    Attributes:
+        name: As in ``style models pull metrics/NAME``.
+        family: The folder it lies in below a weights folder.
+        what: In words, for messages.
+        sha256: Digest of the file, or its first digits where only those are published; empty where
+            none is.
+        url: Where the authors keep it.
+        repository: The hub repository that holds it, under `hub_file` if that is another name.
+    """
+
+    name: str
+    family: str
+    file: str
+    what: str
+    licence: str
+    megabytes: int
+    sha256: str = ""
+    url: str = ""
+    repository: str = ""
+    hub_file: str = ""
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+
+WEIGHTS: Mapping[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name="inception",
+            family="inception",
+            file="weights-inception-2015-12-05-6726825d.pth",
+            what="FID's Inception-v3, ported from TensorFlow",
+            licence="Apache-2.0",
+            megabytes=96,
+            sha256="6726825d",
+            url=_FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
+        ),
+        Weights(
+            name="artfid",
+            family="artfid",
+            file="art_inception.pth",
+            what="art-Inception, trained to tell artists and styles",
+            licence="MIT",
+            megabytes=100,
+            repository="matthias-wright/art_inception",
+        ),
+        Weights(
+            name="alexnet",
+            family="lpips",
+            file="alexnet-owt-7be5be79.pth",
+            what="AlexNet, the trunk of LPIPS",
+            licence="BSD-3-Clause",
+            megabytes=244,
+            sha256="7be5be79",
+            url=_TORCHVISION + "alexnet-owt-7be5be79.pth",
+        ),
+        Weights(
+            name="vgg16",
+            family="lpips",
+            file="vgg16-397923af.pth",
+            what="VGG16, the other trunk of LPIPS",
+            licence="BSD-3-Clause",
+            megabytes=553,
+            sha256="397923af",
+            url=_TORCHVISION + "vgg16-397923af.pth",
+        ),
+        Weights(
+            name="vgg19",
+            family="vgg",
+            file="vgg19-dcbb9e9d.pth",
+            what="VGG19, for Gram matrices and block matching",
+            licence="BSD-3-Clause",
+            megabytes=575,
+            sha256="dcbb9e9d",
+            url=_TORCHVISION + "vgg19-dcbb9e9d.pth",
+        ),
+        Weights(
+            name="clip-b32",
+            family="clip",
+            file="ViT-B-32-quickgelu.safetensors",
+            what="CLIP ViT-B/32 of OpenAI",
+            licence="MIT",
+            megabytes=605,
+            repository="timm/vit_base_patch32_clip_224.openai",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
+            name="clip-l14",
+            family="clip",
+            file="ViT-L-14-quickgelu.safetensors",
+            what="CLIP ViT-L/14 of OpenAI",
+            licence="MIT",
+            megabytes=1710,
+            repository="timm/vit_large_patch14_clip_224.openai",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
+            name="dinov2-base",
+            family="dino",
+            file="dinov2-base/model.safetensors",
+            what="DINOv2 ViT-B/14",
+            licence="Apache-2.0",
+            megabytes=346,
+            repository="facebook/dinov2-base",
+            hub_file="model.safetensors",
+        ),
+    )
+}
+
+
+def find(weights: Weights, folder: Path | None = None) -> Path:
+    """The file on this machine; a safetensors file of the same name is preferred to a pickle.
+
+    Args:
+        weights: What is wanted.
+        folder: ``--weights-dir``, searched first.
+
+    Raises:
+        WeightsError: Nowhere; the message names the file and every place that was looked at.
+    """
+    looked = places(weights, folder)
+    for place in looked:
+        for path in (place.with_suffix(".safetensors"), place):
+            if path.is_file():
+                return path
+    if found := _in_hub_cache(weights):
+        return found
+    raise WeightsError(
+        f"{weights.file} ({weights.what}, about {weights.megabytes} MB, {weights.licence}) is not "
+        f"on this machine; looked for {', '.join(map(str, looked))} and in the hub's cache",
+        fix=f"`style models pull metrics/{weights.name}` where there is a network, or take it from "
+        f"{origin(weights)} and put it at {looked[0]}",
+    )
+
+
+def places(weights: Weights, folder: Path | None = None) -> list[Path]:
+    """Where a file may lie, in the order of the search; only the hub's cache comes after these.
+
+    Args:
+        weights: What is wanted.
+        folder: ``--weights-dir``.
+    """
+    own = os.environ.get("STYLE_WEIGHTS_DIR")
+    roots = [root for root in (folder, Path(own) if own else None) if root is not None]
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints" / weights.file
+    return [*(root / weights.family / weights.file for root in roots), checkpoints]
+
+
+def origin(weights: Weights) -> str:
+    """Where the published file is: a page to open, or the address of the file."""
+    return f"https://huggingface.co/{weights.repository}" if weights.repository else weights.url
+
+
+def read(weights: Weights, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that is what it is named for.
+
+    Raises:
+        WeightsError: Unreadable, of another digest, or a pickle that holds more than tensors.
+    """
+    check(weights, path)
+    try:
+        if path.suffix == ".safetensors":
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever its first wrong byte leads to
+        raise WeightsError(
+            f"{path} cannot be read, or holds more than tensors: {_first_line(error)}",
+            fix=_again(weights),
+        ) from error
+    nested = found.get("state_dict", found) if isinstance(found, Mapping) else None
+    if not isinstance(nested, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in nested.items()
+    ):
+        raise WeightsError(f"{path} holds no table of tensors", fix=_again(weights))
+    return dict(nested)
+
+
+def check(weights: Weights, path: Path) -> str:
+    """The SHA-256 a file is known by: its own, or that of the pickle it was converted from.
+
+    Raises:
+        WeightsError: It is not the published one.
+    """
+    digest = fingerprint(path)
+    if not digest.startswith(weights.sha256):
+        raise WeightsError(
+            f"{path} has SHA-256 {digest[:12]}…, not {weights.sha256[:12]}…", fix=_again(weights)
+        )
+    return digest
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a weight file, or of the pickle it was converted from.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _fingerprint(path, status.st_size, status.st_mtime_ns)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read: {_first_line(error)}", fix="copy it again"
+        ) from error
+
+
+def load_strictly(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, file: str, ignore: Sequence[str] = ()
+) -> None:
+    """Fill a model and set it to evaluation; every key and every shape must be as it says.
+
+    Args:
+        model: Built, with weights that do not matter.
+        tensors: What the file holds.
+        file: For messages.
+        ignore: Beginnings of keys that the file may hold and the model has no use for.
+
+    Raises:
+        WeightsError: Keys are missing or unknown, a shape is another one, values are not finite, or
+            the weights were never trained.
+    """
+    wanted = model.state_dict()
+    given = {key: t for key, t in tensors.items() if not key.startswith(tuple(ignore))}
+    faults = [f"lacks {key}" for key in wanted if key not in given]
+    faults += [f"has the unknown {key}" for key in given if key not in wanted]
+    faults += [
+        f"has {key} of shape {tuple(given[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if key in given and given[key].shape != tensor.shape
+    ]
+    faults += [
+        f"has values in {key} that are not finite"
+        for key, tensor in given.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if not faults and _is_untrained(given):
+        faults = ["was never trained: its statistics are those of a new network"]
+    if faults:
+        more = f" and {len(faults) - NAMED_KEYS} more" if len(faults) > NAMED_KEYS else ""
+        raise WeightsError(
+            f"{file} {', '.join(faults[:NAMED_KEYS])}{more}", fix="give the published file"
+        )
+    model.load_state_dict(given)
+    model.eval().requires_grad_(False)
+
+
+def _is_untrained(tensors: Mapping[str, Tensor]) -> bool:
+    means = [t for key, t in tensors.items() if key.endswith("running_mean")]
+    if means:
+        return not any(mean.any() for mean in means)
+    # Without batch statistics, the gains of normalisation layers tell: they all begin as ones.
+    gains = [t for key, t in tensors.items() if key.endswith(".weight") and t.ndim == 1]
+    return bool(gains) and all(bool((gain == 1).all()) for gain in gains)
+
+
+def _in_hub_cache(weights: Weights) -> Path | None:
+    if not weights.repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(weights.repository, weights.hub_file or weights.file)
+    return Path(found) if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(path: Path, _size: int, _mtime_ns: int) -> str:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as stream:
+            if source := (stream.metadata() or {}).get(SOURCE_KEY):
+                return str(source)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _again(weights: Weights) -> str:
+    return f"`style models pull metrics/{weights.name}` fetches it"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,1 @@
+"""The tests, a package of its own: libraries leave a `tests` beside their code."""

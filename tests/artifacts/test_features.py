@@ -1,0 +1,111 @@
+"""The store of features: found by content, whole or not at all, and never a damaged row."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stylecli.artifacts.features import FeatureStore
+from stylecli.errors import UsageError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "features.sqlite"
+
+
+def test_what_was_put_is_found_again_by_another_process(path: Path) -> None:
+    vector = np.linspace(-1, 1, 7, dtype=np.float32)
+    with FeatureStore(path) as store:
+        store.put({"a": vector})
+    with FeatureStore(path) as store:
+        found = store.get("a")
+        assert found is not None
+        assert found.tolist() == vector.tolist()
+        assert store.get("b") is None
+        assert store.missing(["b", "a", "b"]) == ["b"]
+
+
+def test_a_renamed_file_is_known_and_an_edited_one_is_not(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "picture"
+    file.write_bytes(b"one")
+    with FeatureStore(path) as store:
+        before = store.file_digest(file)
+        renamed = file.rename(tmp_path / "renamed")
+        assert store.file_digest(renamed) == before
+        renamed.write_bytes(b"One")
+        assert store.file_digest(renamed) != before
+
+
+def test_an_unchanged_file_is_not_read_again(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "picture"
+    file.write_bytes(b"one")
+    with FeatureStore(path) as store:
+        before = store.file_digest(file)
+        seen = file.stat().st_mtime_ns
+        file.write_bytes(b"two")
+        os.utime(file, ns=(seen, seen))
+        # Same name, size and time: what was noted stands for it.
+        assert store.file_digest(file) == before
+
+
+def test_a_row_that_was_damaged_counts_as_missing(path: Path) -> None:
+    with FeatureStore(path) as store:
+        store.put({"a": [1.0, 2.0]})
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE vectors SET value = ?", (np.array([1, 3], "<f4").tobytes(),))
+    with FeatureStore(path) as store:
+        assert store.get("a") is None
+        with pytest.raises(KeyError):
+            store.rows(["a"])[0:1]
+
+
+def test_a_file_that_is_no_store_is_put_aside_and_a_new_one_begun(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, but long enough to look like one" * 40)
+    with FeatureStore(path) as store:
+        store.put({"a": [1.0]})
+        assert store.get("a") is not None
+    assert path.with_suffix(".damaged").read_bytes().startswith(b"not a database")
+
+
+def test_a_place_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError) as caught:
+        FeatureStore(tmp_path / "file" / "features.sqlite")
+    assert "STYLE_CACHE_DIR" in caught.value.fix
+
+
+FILL = """
+import sys
+from pathlib import Path
+from stylecli.artifacts.features import FeatureStore
+with FeatureStore(Path(sys.argv[1])) as store:
+    for index in range(40):
+        store.put({f"{sys.argv[2]}{index}": [float(index)]})
+"""
+
+
+def test_two_processes_write_side_by_side(path: Path) -> None:
+    commands = [[sys.executable, "-c", FILL, str(path), name] for name in "ab"]
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    with FeatureStore(path) as store:
+        assert store.missing([f"{name}{index}" for name in "ab" for index in range(40)]) == []
+
+
+def test_a_table_is_read_in_blocks_in_the_order_of_its_keys(path: Path) -> None:
+    with FeatureStore(path) as store:
+        store.put({str(index): [index, -index] for index in range(5)})
+        rows = store.rows(["4", "0", "2", "2"])
+        assert len(rows) == 4
+        assert torch.cat(list(rows.blocks(3))).tolist() == [[4, -4], [0, 0], [2, -2], [2, -2]]
+        assert rows[0:1].dtype == torch.float64

@@ -1,0 +1,194 @@
+"""The paired benchmark: questions nobody trained on, and gains that mean what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stylecli.artifacts import glyphs
+from stylecli.artifacts.glyphs import FAMILIES, Icon
+from stylecli.engine.glyph_bench import gains, questions
+from stylecli.engine.glyph_bench.questions import Asked
+from stylecli.engine.scoring.entries import Entry
+from stylecli.errors import InputError, UsageError
+
+SHAPES = ("M2 2h12v12h-12z", "M8 1l7 14h-14z", "M1 8a7 7 0 1 0 14 0a7 7 0 1 0 -14 0z")
+HELD_OUT = ("cat", "dna", "grinning-face")
+KNOWN = ("airplane", "pizza", "mask")
+DRAWN = ("noto", *(name for name, family in FAMILIES.items() if family.is_held_out))
+
+
+def write_packages(folder: Path, families: tuple[str, ...] = DRAWN) -> Path:
+    """npm packages of a few things, each family in colours of its own."""
+    for index, family in enumerate(families):
+        colour = f"#{(index + 1) * 40:02x}{255 - index * 40:02x}80"
+        icons = {
+            name: {"body": f'<path fill="{colour}" d="{SHAPES[k % 3]}"/>'}
+            for k, name in enumerate((*HELD_OUT, *KNOWN))
+        }
+        (folder / family).mkdir(parents=True)
+        (folder / family / "icons.json").write_text(json.dumps({"icons": icons}))
+    return folder
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Asked:
+    return Asked(icons=write_packages(tmp_path / "icons"), output=tmp_path / "out", contents=3)
+
+
+def test_nothing_asked_for_was_ever_trained_on(asked: Asked) -> None:
+    for question in questions.build(asked):
+        assert FAMILIES[question.family].is_held_out
+        assert glyphs.content_is_held_out(question.content.content)
+        assert question.style.family == question.target.family == question.family
+        assert question.style.content != question.target.content
+        assert not glyphs.content_is_held_out(question.style.content)
+
+
+def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
+    for question in questions.build(asked):
+        has_one = question.family in questions.SIBLINGS
+        assert (question.sibling is not None) == has_one
+        if question.sibling:
+            assert question.sibling.content == question.target.content
+            assert question.sibling.family != question.family
+            assert FAMILIES[question.sibling.family].is_held_out
+
+
+def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) -> None:
+    questions.build(asked)
+    before = {p.name: p.read_bytes() for p in (asked.output / "pictures").rglob("*.png")}
+    questions.build(replace(asked, output=asked.output.with_name("again")))
+    again = asked.output.with_name("again") / "pictures"
+    assert before == {p.name: p.read_bytes() for p in again.rglob("*.png")}
+    credit = (asked.output / "ATTRIBUTION.md").read_text()
+    for family in DRAWN:
+        assert f"{FAMILIES[family].author}, {FAMILIES[family].licence}" in credit
+
+
+def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
+    found = questions.build(asked)
+    lines = (asked.output / questions.ITEMS).read_text().splitlines()
+    items = [json.loads(line) for line in lines]
+    assert [i["id"] for i in items if i["method"] == "diffstyler"] == [q.id for q in found]
+    for item in items:
+        assert (asked.output / item["target"]).is_file()
+        assert item["style_family"] in item["id"]
+
+
+def test_a_drawing_fills_nine_tenths_of_a_white_square() -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" width="16" height="16">'
+        '<path fill="#00ff00" d="M7 6h2v4h-2z"/></svg>'
+    )
+    picture = questions.draw(Icon("noto", "cat", "cat", svg), 100)
+    coloured = (picture[0] < 0.5).nonzero()
+    top, left = coloured.min(dim=0).values.tolist()
+    bottom, right = coloured.max(dim=0).values.tolist()
+    assert bottom - top + 1 == pytest.approx(90, abs=2)
+    assert right - left + 1 == pytest.approx(45, abs=2)
+    assert abs((top + bottom) - (left + right)) <= 4
+    assert picture[:, 0, 0].tolist() == [1, 1, 1]
+    assert picture[:, 50, 50].tolist() == pytest.approx([0, 1, 0], abs=0.01)
+
+
+def test_a_family_that_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
+    folder = write_packages(tmp_path / "icons", DRAWN[:-1])
+    with pytest.raises(InputError) as caught:
+        questions.build(Asked(icons=folder, output=tmp_path / "out"))
+    assert f"npm install @iconify-json/{DRAWN[-1]}" in caught.value.fix
+
+
+def test_a_family_that_holds_answers_draws_no_contents(asked: Asked) -> None:
+    with pytest.raises(UsageError, match="openmoji"):
+        questions.build(replace(asked, source="openmoji"))
+    with pytest.raises(UsageError, match="multiple of 64"):
+        questions.build(replace(asked, px=100))
+
+
+def entries(method: str, distances: list[float]) -> list[Entry]:
+    return [
+        Entry(
+            id=f"i{k}", method=method, content=f"c{k % 3}", style=f"s{k // 3}",
+            values={"t_palette": value}, features={},
+        )
+        for k, value in enumerate(distances)
+    ]  # fmt: skip
+
+
+def table(own: list[float], content: list[float], style: list[float], palette: list[float]):
+    found = {"ours": own, "content_copy": content, "style_copy": style, "palette_transfer": palette}
+    return {method: entries(method, values) for method, values in found.items()}
+
+
+def gain(own: list[float], content: list[float], style: list[float], palette: list[float]):
+    made = gains.measure(table(own, content, style, palette), "t_palette", seed=0, resamples=100)
+    return {one.method: one for one in made}
+
+
+CONTENT, STYLE, PALETTE = [2.0, 4, 1, 3, 5, 2], [3.0, 1, 2, 6, 2, 4], [1.0, 2, 0.5, 2, 3, 1]
+
+
+def test_the_target_itself_is_a_gain_of_one_and_a_copy_is_none() -> None:
+    perfect = gain([0.0] * 6, CONTENT, STYLE, PALETTE)["ours"]
+    for value in (perfect.over_content, perfect.over_style, perfect.over_both, perfect.wins):
+        assert value.value == 1
+    assert perfect.of_means == 1
+    copied = gain(CONTENT, CONTENT, STYLE, PALETTE)["ours"]
+    assert copied.over_content.value == 0
+    assert copied.of_means == 0
+    assert copied.wins.value == 0
+    assert gain(CONTENT, CONTENT, STYLE, PALETTE)["style_copy"].over_style.value == 0
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=6, max_size=6))
+def test_gains_are_means_of_ratios_and_ratios_of_means(own: list[float]) -> None:
+    found = gain(own, CONTENT, STYLE, PALETTE)["ours"]
+    ratios = [1 - o / c for o, c in zip(own, CONTENT, strict=True)]
+    assert found.over_content.value == pytest.approx(math.fsum(ratios) / 6)
+    both = [1 - o / min(c, s) for o, c, s in zip(own, CONTENT, STYLE, strict=True)]
+    assert found.over_both.value == pytest.approx(math.fsum(both) / 6)
+    assert found.of_means == pytest.approx(1 - math.fsum(own) / math.fsum(CONTENT))
+    won = sum(o < c and o < p for o, c, p in zip(own, CONTENT, PALETTE, strict=True))
+    assert found.wins.value == pytest.approx(won / 6)
+
+
+def test_a_content_that_already_is_the_target_is_counted_out() -> None:
+    found = gain([1.0] * 6, [0.0, *CONTENT[1:]], STYLE, PALETTE)["ours"]
+    assert (found.n, found.excluded) == (5, 1)
+
+
+def test_similarities_are_turned_into_distances() -> None:
+    assert gains.distance("t_edge", 1.0) == 0
+    assert gains.distance("t-pocket-lpips", 0.25) == 0.25
+
+
+def test_best_and_worst_are_shown_side_by_side(tmp_path: Path, asked: Asked) -> None:
+    from stylecli.engine.scoring.items import Item
+
+    questions.build(asked)
+    made = table([0.5, 1, 3, 2, 2, 1], CONTENT, STYLE, PALETTE)
+    order = gains.ranked(made, "ours", "t_palette")
+    wanted = [1 - o / c for o, c in zip([0.5, 1, 3, 2, 2, 1], CONTENT, strict=True)]
+    assert order == [f"i{k}" for k in sorted(range(6), key=lambda k: (-wanted[k], f"i{k}"))]
+    pictures = sorted((asked.output / "pictures").rglob("*.png"))
+    items = {
+        id_: Item(
+            id=id_, method="ours", output=pictures[0], content=pictures[1], style=(pictures[2],),
+            target=pictures[3], place="",
+        )
+        for id_ in order
+    }  # fmt: skip
+    gains.sheet(tmp_path / "sheet.png", items, order)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 8 * gains.CELL
+        pixels = torch.tensor(list(sheet.convert("L").resize((64, 64)).tobytes()))
+    assert pixels.unique().numel() > 3

@@ -1,0 +1,170 @@
+"""What is scored, and against what: every way of saying it, and every way of saying it wrongly."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stylecli.artifacts import images
+from stylecli.engine.scoring.items import Asked, collect
+from stylecli.errors import InputError, UsageError
+from stylecli.recipe.schema import Evaluate
+from tests.cli.conftest import draw
+from tests.engine.scoring.conftest import World
+
+PLAIN = Evaluate()
+
+
+def manifest(path: Path, *rows: dict[str, object]) -> Asked:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Asked(manifest=path)
+
+
+def test_a_csv_manifest_says_the_same_as_jsonl(world: World, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in world.manifest.read_text().splitlines()]
+    file = world.root / "all.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    ours, theirs = (collect(Asked(manifest=m), PLAIN) for m in (world.manifest, file))
+    assert [replace(item, place="") for item in ours] == [
+        replace(item, place="") for item in theirs
+    ]
+    assert len(ours) == 12
+
+
+def test_references_are_lists_in_both_formats(world: World) -> None:
+    common = {"method": "m", "output": "near/apple__ink.png"}
+    styles = ["styles/ink.png", "styles/oil.png"]
+    jsonl = manifest(world.root / "two.jsonl", {**common, "style": styles})
+    (world.root / "two.csv").write_text(
+        "method,output,style\nm,near/apple__ink.png," + "|".join(styles)
+    )
+    for asked in (jsonl, Asked(manifest=world.root / "two.csv")):
+        (item,) = collect(asked, PLAIN)
+        assert [path.name for path in item.style] == ["ink.png", "oil.png"]
+
+
+def test_an_item_that_a_method_has_twice_is_refused_with_both_places(world: World) -> None:
+    row = {"id": "x", "method": "m", "output": "near/apple__ink.png"}
+    asked = manifest(world.root / "twice.jsonl", row, {**row, "output": "near/boat__ink.png"})
+    with pytest.raises(InputError, match=r"twice\.jsonl:2  method 'm' has the item 'x' twice.*:1"):
+        collect(asked, PLAIN)
+
+
+@pytest.mark.parametrize("column", ["output", "content", "style", "mask", "target"])
+def test_a_file_that_is_not_there_is_named_with_its_line(world: World, column: str) -> None:
+    row = {"method": "m", "output": "near/apple__ink.png", column: "nowhere.png"}
+    with pytest.raises(InputError, match=r"gone\.jsonl:1  .*nowhere\.png does not exist"):
+        collect(manifest(world.root / "gone.jsonl", row), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"output": "near/apple__ink.png"}, "no 'method'"),
+        ({"method": "m"}, "no 'output'"),
+        ({"method": "m", "output": "near/apple__ink.png", "contnet": "x"}, "unknown column"),
+    ],
+)
+def test_a_line_that_lacks_something_is_refused(
+    world: World, row: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        collect(manifest(world.root / "bad.jsonl", row), PLAIN)
+
+
+def test_names_of_outputs_say_what_they_are_of(world: World) -> None:
+    asked = Asked(
+        results=[str(world.root / "near")],
+        contents=[str(world.root / "contents")],
+        styles=[str(world.root / "styles")],
+    )
+    items = collect(asked, PLAIN)
+    assert {item.method for item in items} == {"near"}
+    for item in items:
+        assert item.content is not None
+        assert item.id == f"{item.content.stem}__{item.style[0].stem}"
+
+
+def test_another_tools_names_are_read_too(world: World, tmp_path: Path) -> None:
+    for name in ("apple_stylized_ink", "boat_stylized_oil"):
+        draw(tmp_path / "theirs" / f"{name}.png")
+    common = {
+        "results": [str(tmp_path / "theirs")],
+        "contents": [str(world.root / "contents")],
+        "styles": [str(world.root / "styles")],
+    }
+    built_in = collect(Asked(**common), PLAIN)
+    assert [(i.content.stem, i.style[0].stem) for i in built_in if i.content] == [
+        ("apple", "ink"),
+        ("boat", "oil"),
+    ]
+    own = Evaluate(pattern=r"(?P<content>[a-z]+)_.*_(?P<style>[a-z]+)")
+    assert [i.style for i in collect(Asked(**common), own)] == [i.style for i in built_in]
+    with pytest.raises(UsageError, match="no regular expression"):
+        collect(Asked(**common), Evaluate(pattern="("))
+
+
+def test_a_name_that_fits_nothing_is_refused(world: World, tmp_path: Path) -> None:
+    draw(tmp_path / "theirs" / "17.png")
+    asked = Asked(results=[str(tmp_path / "theirs")], contents=[str(world.root / "contents")])
+    with pytest.raises(InputError, match=r"17\.png: its name fits no content") as caught:
+        collect(asked, PLAIN)
+    assert "lexicographic" in caught.value.fix
+
+
+def test_pairing_by_order_needs_equal_numbers(world: World, tmp_path: Path) -> None:
+    for index in range(3):
+        draw(tmp_path / "theirs" / f"{index}.png")
+    asked = Asked(results=[str(tmp_path / "theirs")], contents=[str(world.root / "contents")])
+    settings = Evaluate(pair="lexicographic")
+    assert [i.content.stem for i in collect(asked, settings) if i.content] == [
+        "apple",
+        "boat",
+        "cow",
+    ]
+    draw(tmp_path / "theirs" / "3.png")
+    with pytest.raises(InputError, match="4 outputs, and there are 3 contents"):
+        collect(asked, settings)
+
+
+def test_a_folder_of_ours_is_paired_by_what_the_pictures_are(world: World, tmp_path: Path) -> None:
+    content, style = world.root / "contents" / "apple.png", world.root / "styles" / "ink.png"
+    run = tmp_path / "run"
+    draw(run / "renamed.png")
+    inputs = [
+        {"role": role, "name": path.name, "sha256": images.read(path).sha256}
+        for role, path in (("content", content), ("style", style))
+    ]
+    row = {"key": "k", "status": "done", "output": "renamed.png", "inputs": inputs}
+    (run / "runs.jsonl").write_text(json.dumps(row) + "\n")
+    asked = Asked(
+        results=[str(run)],
+        contents=[str(content.parent)],
+        styles=[str(style.parent)],
+        methods=["ours"],
+    )
+    (item,) = collect(asked, PLAIN)
+    assert (item.method, item.content, item.style) == ("ours", content, (style,))
+    assert item.id == "apple__ink"
+
+
+def test_every_folder_has_one_name_or_its_own(world: World) -> None:
+    near = str(world.root / "near")
+    with pytest.raises(UsageError, match="2 names for 1 folders"):
+        collect(Asked(results=[near], methods=["a", "b"]), PLAIN)
+    with pytest.raises(InputError, match="no results were named"):
+        collect(Asked(), PLAIN)
+    with pytest.raises(InputError, match="is not a folder of results"):
+        collect(Asked(results=[f"{near}/apple__ink.png"]), PLAIN)
+
+
+def test_a_limit_is_per_method(world: World) -> None:
+    items = world.items(limit=2)
+    assert [item.method for item in items] == ["near", "near", "far", "far"]

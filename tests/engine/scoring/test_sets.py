@@ -1,0 +1,111 @@
+"""Set metrics: from stored features, in blocks, with every group left out in turn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from stylecli.artifacts.features import FeatureStore
+from stylecli.engine.scoring import sets
+from stylecli.engine.scoring.entries import Entry
+from stylecli.evaluation import frechet
+from stylecli.evaluation.table import lookup
+
+FID, KID, ARTFID = (lookup(name) for name in ("pocket-fid", "pocket-kid", "pocket-artfid"))
+
+
+def entries(store: FeatureStore, outputs: Tensor, references: Tensor) -> list[Entry]:
+    """Outputs of as many contents, each with one of the references."""
+    store.put({f"o{i}": row.numpy() for i, row in enumerate(outputs)})
+    store.put({f"r{i}": row.numpy() for i, row in enumerate(references)})
+    return [
+        Entry(
+            id=str(i),
+            method="m",
+            content=f"c{i:03}",
+            style=f"r{i % len(references)}",
+            values={"pocket-lpips": 0.01 * i},
+            features={"pocket-embedding": (f"o{i}", f"r{i % len(references)}")},
+        )
+        for i in range(len(outputs))
+    ]
+
+
+def features(rows: int, width: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, width, generator=generator)
+
+
+@pytest.mark.parametrize("width", [4, 60])
+def test_the_distance_is_that_of_the_features_whichever_form_it_takes(
+    store: FeatureStore, width: int
+) -> None:
+    outputs, references = features(30, width, 1), features(25, width, 2) + 1
+    rows = entries(store, outputs, references)
+    groups = sets.groups_of(row.content for row in rows)
+    score = sets.score(FID, rows, groups, store)
+    wanted = frechet.frechet_distance_features(outputs.double(), references.double())
+    assert score.value == pytest.approx(wanted, rel=1e-8)
+    assert (score.n_outputs, score.n_references) == (30, 25)
+    assert score.is_deficient == (width == 60)
+    assert len(score.without) == 20
+    left = torch.tensor([groups[row.content] != 3 for row in rows])
+    fid = frechet.frechet_distance_features(outputs[left].double(), references.double())
+    assert score.without[3] == pytest.approx(fid, rel=1e-8)
+
+
+def test_a_reference_given_to_many_outputs_counts_once(store: FeatureStore) -> None:
+    outputs, references = features(24, 4, 1), features(6, 4, 2)
+    rows = entries(store, outputs, references)
+    score = sets.score(KID, rows, sets.groups_of(r.content for r in rows), store)
+    assert score.n_references == 6
+    wanted = 1000 * frechet.kid(outputs.double(), references.double())
+    assert score.value == pytest.approx(wanted, rel=1e-6)
+
+
+def test_artfid_is_the_product_of_its_factors_and_leaves_groups_out_of_both(
+    store: FeatureStore,
+) -> None:
+    rows = entries(store, features(30, 4, 1), features(25, 4, 2) + 1)
+    groups = sets.groups_of(row.content for row in rows)
+    fid, art = (sets.score(metric, rows, groups, store) for metric in (FID, ARTFID))
+    lpips = sum(row.values["pocket-lpips"] for row in rows) / 30
+    assert art.value == pytest.approx((1 + lpips) * (1 + fid.value))
+    kept = [row.values["pocket-lpips"] for row in rows if groups[row.content] != 0]
+    assert art.without[0] == pytest.approx((1 + sum(kept) / len(kept)) * (1 + fid.without[0]))
+
+
+def test_one_style_is_no_distribution(store: FeatureStore) -> None:
+    rows = entries(store, features(5, 4, 1), features(1, 4, 2))
+    score = sets.score(FID, rows, sets.groups_of(r.content for r in rows), store)
+    assert math.isnan(score.value)
+    assert "5 outputs and 1 styles" in score.reason
+
+
+def test_groups_are_even_and_the_same_for_all_who_share_contents() -> None:
+    names = [f"c{i:02}" for i in range(50)]
+    groups = sets.groups_of([*names, *names[::-1]])
+    sizes = [list(groups.values()).count(g) for g in range(20)]
+    assert set(sizes) == {2, 3}
+    assert groups == sets.groups_of(names[::-1])
+
+
+def test_failed_rows_are_in_no_set(store: FeatureStore) -> None:
+    rows = entries(store, features(6, 4, 1), features(3, 4, 2))
+    broken = Entry(id="x", method="m", content="x", style="", values={}, features={})
+    groups = sets.groups_of(row.content for row in [*rows, broken])
+    assert sets.score(FID, [*rows, broken], groups, store).n_outputs == 6
+
+
+def test_the_limit_of_many_outputs_is_not_taken_from_few(store: FeatureStore) -> None:
+    rows = [
+        replace(row, features={"inception": row.features["pocket-embedding"]})
+        for row in entries(store, features(30, 4, 1), features(25, 4, 2))
+    ]
+    score = sets.score(lookup("fid_inf"), rows, sets.groups_of(r.content for r in rows), store)
+    assert math.isnan(score.value)
+    assert "8000" in score.reason

@@ -1,0 +1,65 @@
+"""The table of metrics: complete, consistent, and hard to ask wrongly."""
+
+from __future__ import annotations
+
+import pytest
+
+from stylecli.engine.scoring.items import COLUMNS
+from stylecli.engine.scoring.networks import PREPROCESSING
+from stylecli.errors import UsageError
+from stylecli.evaluation.pixels import PREPROCESS
+from stylecli.evaluation.table import METRICS, NEEDS, PRESETS, Metric, choose, lookup
+from stylecli.evaluation.weights import WEIGHTS
+from stylecli.recipe.schema import Evaluate
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda m: m.name)
+def test_what_a_metric_names_exists(metric: Metric) -> None:
+    assert set(metric.columns) <= set(COLUMNS)
+    assert set(metric.needs) <= WEIGHTS.keys()
+    assert set(metric.settings) <= Evaluate.model_fields.keys()
+    assert (metric.compute is None) == (metric.kind == "set")
+    assert metric.low < metric.high
+    if metric.kind == "set":
+        assert metric.fid in PREPROCESSING
+        assert not metric.lpips or METRICS[metric.lpips].kind == "row"
+
+
+def test_only_pocket_metrics_and_those_without_networks_need_no_file() -> None:
+    for metric in METRICS.values():
+        is_free = not metric.uses or all(use.startswith("pocket") for use in metric.uses)
+        assert is_free == (not metric.needs)
+        assert metric.name.startswith(("pocket", "t-pocket")) == (is_free and bool(metric.uses))
+
+
+def test_every_extractor_is_shown_a_known_geometry() -> None:
+    assert PREPROCESSING.keys() <= NEEDS.keys()
+    assert set(PREPROCESSING.values()) <= PREPROCESS.keys()
+
+
+def test_presets_are_those_of_the_recipe_and_name_known_metrics() -> None:
+    allowed = Evaluate.model_json_schema()["properties"]["preset"]["enum"]
+    assert set(PRESETS) == set(allowed)
+    for names in PRESETS.values():
+        assert set(names) <= METRICS.keys()
+
+
+def test_names_replace_a_preset_and_signs_change_it() -> None:
+    assert [m.name for m in choose("core", ["fid", "ssim"]).metrics] == ["fid", "ssim"]
+    assert choose("core", ["fid"]).named == {"fid"}
+    core = [m.name for m in choose("core").metrics]
+    assert [m.name for m in choose("core", ["+rsm", "-fid"]).metrics] == [
+        *(name for name in core if name != "fid"),
+        "rsm",
+    ]
+    assert choose("core").named == frozenset()
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        lookup("lpip")
+    assert "did you mean lpips?" in caught.value.fix
+    with pytest.raises(UsageError, match="'nope'"):
+        choose("core", ["-nope"])
+    with pytest.raises(UsageError, match="no metric is left"):
+        choose("core", [f"-{name}" for name in PRESETS["core"]])
