@@ -59,7 +59,7 @@ class Command:
 
 GROUPS = {
     "recipes": "List, show and check recipes.",
-    "models": "List, fetch and check the weights of backbones.",
+    "models": "List, fetch and check the weights of backbones and metrics.",
     "cache": "See and shrink what is kept to avoid work.",
 }
 COMMANDS = (

@@ -19,7 +19,7 @@ _TO_XYZ = (
 _WHITE = (0.95047, 1.0, 1.08883)
 _EPSILON, _KAPPA = (6 / 29) ** 3, 841 / 108
 HIST_PX, HIST_BINS, HIST_SIGMA, HIST_RANGE = 150, 64, 0.02, 3.0
-DIRECTIONS, QUANTILES = 64, 1024
+DIRECTIONS, QUANTILES, MOST_COLOURS = 64, 1024, 16_384
 
 
 def to_lab(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -95,6 +95,8 @@ def color_sw(
 ) -> Float[Tensor, ""]:
     """Sliced Wasserstein-1 distance of colours in CIELAB, over fixed directions.
 
+    Of larger pictures 16,384 pixels, evenly spread.
+
     Args:
         mask_a: Pixels of `a` that count, where at least one half.
     """
@@ -121,7 +123,14 @@ def reinhard(
 
 def _colours(image: Tensor, mask: Tensor | None) -> Tensor:
     colours = to_lab(image)[0].flatten(1).T
-    return colours if mask is None else colours[mask.flatten() >= 0.5]
+    if mask is not None:
+        colours = colours[mask.flatten() >= 0.5]
+    if len(colours) <= MOST_COLOURS:
+        return colours
+    # Spread by the golden ratio: even, and in step with no row of the picture.
+    golden = (math.sqrt(5) - 1) / 2
+    at = torch.arange(MOST_COLOURS, dtype=torch.float64, device=image.device) * golden % 1
+    return colours[(at * len(colours)).long()]
 
 
 def _quantiles(projected: Tensor, levels: Tensor) -> Tensor:

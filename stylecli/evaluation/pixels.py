@@ -71,8 +71,9 @@ def shorter_side(size: Sequence[int], px: int) -> tuple[int, int]:
     (150, 100)
     """
     height, width = size
-    scale = px / min(height, width)
-    return max(px, int(height * scale)), max(px, int(width * scale))
+    short = min(height, width)
+    # In whole numbers: a float's rounding would lose a pixel now and then.
+    return height * px // short, width * px // short
 
 
 def center_crop(pixels: UInt8[Tensor, "h w 3"], px: int) -> UInt8[Tensor, "px px 3"]:

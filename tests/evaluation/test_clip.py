@@ -213,7 +213,8 @@ def picture(height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(224, 224), (300, 200), (97, 350), (37, 41), (450, 225), (301, 226)]
+    ("height", "width"),
+    [(224, 224), (300, 200), (97, 350), (37, 41), (450, 225), (301, 226), (160, 360)],
 )
 def test_pictures_are_prepared_as_pillow_and_arithmetic_say(height: int, width: int) -> None:
     pixels = picture(height, width)
@@ -232,7 +233,9 @@ def test_pictures_are_prepared_as_pillow_and_arithmetic_say(height: int, width: 
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 200), (97, 350), (37, 41), (301, 226)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(300, 200), (97, 350), (37, 41), (301, 226), (160, 360)]
+)
 def test_pictures_are_prepared_as_open_clip_prepares_them(height: int, width: int) -> None:
     theirs = open_clip.image_transform(224, is_train=False, mean=CLIP_MEAN, std=CLIP_STD)
     pixels = picture(height, width)

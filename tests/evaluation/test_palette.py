@@ -46,6 +46,19 @@ def test_sliced_wasserstein_against_scipy_on_every_direction() -> None:
     assert palette.color_sw(a, b).item() == pytest.approx(wanted, rel=5e-3)
 
 
+def test_large_pictures_are_seen_by_an_even_part_of_their_pixels() -> None:
+    ramp = torch.linspace(0, 1, 400)[None, None, None].expand(1, 3, 300, 400)
+    columns, rows = ramp, ramp.transpose(-1, -2)
+    small = ramp[..., :40:, ::4]
+    assert palette.color_sw(columns, rows).item() < 0.15
+    assert palette.color_sw(columns, small).item() < 0.3
+    striped = columns.clone()
+    striped[..., ::2] = 0
+    halves = palette.color_sw(striped, torch.zeros(1, 3, 8, 8)).item()
+    whole = palette.color_sw(columns, torch.zeros(1, 3, 8, 8)).item()
+    assert halves == pytest.approx(whole / 2, rel=0.02)
+
+
 def test_palettes_do_not_care_for_places_or_sizes() -> None:
     a, b = picture(1), picture(2, 11, 30)
     order = torch.randperm(480, generator=torch.Generator().manual_seed(3))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stylecli.artifacts import images, journal
+from stylecli.artifacts import journal, store
 from stylecli.engine import inputs
-from stylecli.errors import ImageError, InputError, UsageError
+from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Evaluate
 
 FILES = ("output", "content", "style", "mask", "target")
@@ -90,7 +90,7 @@ def collect(asked: Asked, settings: Evaluate) -> list[Item]:
         if not folder.is_dir():
             raise InputError(f"{name} is not a folder of results", fix="or give --manifest FILE")
         method = asked.methods[index] if asked.methods else folder.resolve().name
-        contents, styles = _expand(asked.contents), _expand(asked.styles)
+        contents, styles = inputs.expand(asked.contents), inputs.expand(asked.styles)
         if any(journal.NAME.fullmatch(file.name) for file in folder.iterdir()):
             items += _from_run(folder, method, contents, styles)
         elif settings.pair == "lexicographic":
@@ -133,12 +133,17 @@ def _names(value: object) -> list[str]:
 def _from_run(
     folder: Path, method: str, contents: Sequence[Path], styles: Sequence[Path]
 ) -> list[Item]:
-    """Outputs of ours, paired by the hashes of the pictures that made them."""
-    by_hash = {**_by_pixels(contents), **_by_pixels(styles)}
+    """Outputs of ours, paired by the hashes of the files that made them.
+
+    Raises:
+        InputError: Nothing is finished, or contents or styles were named and none of them is one.
+    """
+    by_hash = {store.file_sha256(path): path for path in (*contents, *styles)}
     found = []
     for row in journal.latest(folder).values():
         output = folder / str(row.get("output", ""))
-        if row.get("status") not in ("done", "skipped") or not output.is_file():
+        is_picture = output.suffix.lower() in inputs.IMAGE_SUFFIXES
+        if row.get("status") != "done" or not is_picture or not output.is_file():
             continue
         roles: dict[str, list[Path]] = {"content": [], "style": []}
         names = []
@@ -160,17 +165,13 @@ def _from_run(
         )
     if not found:
         raise InputError(f"{folder} holds no finished results", fix="check its runs.jsonl")
+    for role, named in (("content", contents), ("style", styles)):
+        if named and not any(item.has(role) for item in found):
+            raise InputError(
+                f"none of the {len(named)} files of --{role} made a result in {folder}",
+                fix=f"give the {role} files as they were then, or --manifest FILE",
+            )
     return sorted(found, key=lambda item: item.output)
-
-
-def _by_pixels(pictures: Iterable[Path]) -> dict[str, Path]:
-    found = {}
-    for path in pictures:
-        try:
-            found[images.read(path).sha256] = path
-        except ImageError as error:
-            raise InputError(error.what, fix=error.fix) from error
-    return found
 
 
 def _by_name(
@@ -254,10 +255,6 @@ def pairs_in_words(items: Sequence[Item]) -> str:
         for item in items[:SHOWN_PAIRS]
     ]
     return "paired by order: " + ", ".join(lines)
-
-
-def _expand(names: Sequence[str]) -> list[Path]:
-    return inputs.expand(names)
 
 
 def _limited(items: Sequence[Item], limit: int | None) -> list[Item]:

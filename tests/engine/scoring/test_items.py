@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stylecli.artifacts import images
+from stylecli.artifacts import store
 from stylecli.engine.scoring.items import Asked, collect
 from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Evaluate
@@ -139,7 +139,7 @@ def test_a_folder_of_ours_is_paired_by_what_the_pictures_are(world: World, tmp_p
     run = tmp_path / "run"
     draw(run / "renamed.png")
     inputs = [
-        {"role": role, "name": path.name, "sha256": images.read(path).sha256}
+        {"role": role, "name": path.name, "sha256": store.file_sha256(path)}
         for role, path in (("content", content), ("style", style))
     ]
     row = {"key": "k", "status": "done", "output": "renamed.png", "inputs": inputs}
@@ -153,6 +153,9 @@ def test_a_folder_of_ours_is_paired_by_what_the_pictures_are(world: World, tmp_p
     (item,) = collect(asked, PLAIN)
     assert (item.method, item.content, item.style) == ("ours", content, (style,))
     assert item.id == "apple__ink"
+    strangers = replace(asked, contents=[str(draw(tmp_path / "other.png", 99))])
+    with pytest.raises(InputError, match="none of the 1 files of --content made a result"):
+        collect(strangers, PLAIN)
 
 
 def test_every_folder_has_one_name_or_its_own(world: World) -> None:

@@ -167,8 +167,10 @@ def test_another_shape_is_refused_unless_the_recipe_allows_it() -> None:
 
 def test_a_crop_keeps_the_middle() -> None:
     content = picture(100, 60)
-    _, cropped = paired(picture(60, 60), content, Evaluate(aspect="crop"), "content")
-    assert torch.equal(cropped, content[20:80])
+    _, cropped = paired(picture(30, 60), content, Evaluate(aspect="crop"), "content")
+    assert torch.equal(cropped, content[35:65])
+    _, cropped = paired(picture(100, 20), content, Evaluate(aspect="crop"), "content")
+    assert torch.equal(cropped, content[:, 20:40])
 
 
 def test_masks_are_bright_or_dark_and_never_empty() -> None:
