@@ -126,15 +126,15 @@ def test_leaks_are_positive_where_style_arrived_outside() -> None:
     leaked = torch.lerp(content, style, 0.5)
     row = FakeRow(
         {"output": [leaked], "content": [content], "style": [style]},
-        {"output": blend(1, 1, 0), "content": blend(0, 1, 0), "style": blend(1, 0, 0)},
+        {"output": blend(1, 1, 0), "content": blend(1, 2, 0), "style": blend(1, 0, 0)},
         {"a horse": blend(1, 0, 0)},
         {"style_content": "a horse"},
         region=middle(),
     )
     assert scores.palette_leak(row) > 1
     assert scores.region_leak(row) > 0.1
-    assert scores.style_content_leak(row) == pytest.approx(0.5**0.5)
-    assert scores.prompt_leak(row) == pytest.approx(0.5**0.5)
+    assert scores.style_content_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
+    assert scores.prompt_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
     row.images["output"] = [content]
     row.vectors["output"] = row.vectors["content"]
     assert scores.palette_leak(row) == 0

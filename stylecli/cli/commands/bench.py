@@ -68,10 +68,20 @@ def bench_glyphs(
             "--styles",
             metavar="N",
             min=1,
-            help="Style pictures of each family.",
+            help="Styles of each family, asked for in turn.",
             rich_help_panel=QUESTIONS,
         ),
     ] = 2,
+    references: Annotated[
+        int,
+        typer.Option(
+            "--references",
+            metavar="N",
+            min=1,
+            help="Pictures that make one style.",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = 1,
     source: Annotated[
         str,
         typer.Option(
@@ -121,13 +131,14 @@ def bench_glyphs(
         source=source,
         contents=contents,
         styles=styles,
+        references=references,
         px=px,
         wait=wait,
     )
     bench = GlyphBench.prepare(resolved.recipe, asked, console)
     if dry_run:
-        for prepared in bench.answers:
-            options.carry_out(prepared, resolved, dry_run=True)
+        text = f"{len(bench.questions)} questions in {asked.output}, nothing answered"
+        console.result({"output": str(asked.output), "questions": len(bench.questions)}, text=text)
         return
     for gain in bench.run(_say):
         console.result(asdict(gain), text=_line(gain))
@@ -141,9 +152,9 @@ def _say(result: Result) -> None:
 
 
 def _line(gain: Gain) -> str:
-    closed, wins = gain.over_content, gain.wins
+    closed, wins = gain.closed, gain.wins
     return (
-        f"{gain.method:<18} {gain.metric:<16} {closed.value:+7.1%} of the way to the true drawing "
-        f"[{closed.low:+.1%}, {closed.high:+.1%}]; nearer than the content and its recolouring in "
-        f"{wins.value:.0%} of {gain.n}"
+        f"{gain.metric:<15} {gain.method:<17} closes {closed.value:+7.1%} of the distance "
+        f"[{closed.low:+.1%}, {closed.high:+.1%}], and is nearer than the content and its "
+        f"recolouring in {wins.value:.0%} of {gain.n}"
     )

@@ -28,10 +28,10 @@ class Gain:
     """One method by one distance d to the target T.
 
     Attributes:
+        closed: 1 - mean d(O, T) / mean d(C, T): the share of all the way there was to go.
         over_content: Mean of 1 - d(O, T) / d(C, T): 1 is the target, 0 the content left alone.
         over_style: The same against the style picture.
         over_both: The same against the nearer of the two.
-        of_means: 1 - mean d(O, T) / mean d(C, T), which large distances decide.
         wins: Share of items nearer than content, and nearer than the content in the style's
             colours.
         excluded: Items whose content or style already is the target.
@@ -40,10 +40,10 @@ class Gain:
     method: str
     metric: str
     n: int
+    closed: Interval
     over_content: Interval
     over_style: Interval
     over_both: Interval
-    of_means: float
     wins: Interval
     excluded: int
 
@@ -92,22 +92,32 @@ def measure(
             )
 
         by_reference = [[1 - ratio for ratio in column] for column in zip(*ratios, strict=True)]
-        own_total = math.fsum(table[method][e.id] for e in kept)
-        content_total = math.fsum(table["content_copy"][e.id] for e in kept)
+        own_distances = [table[method][e.id] for e in kept]
+        content_distances = [table["content_copy"][e.id] for e in kept]
         found.append(
             Gain(
                 method=method,
                 metric=metric,
                 n=len(kept),
+                closed=interval(_linearised(own_distances, content_distances)),
                 over_content=interval(by_reference[0]),
                 over_style=interval(by_reference[1]),
                 over_both=interval(by_reference[2]),
-                of_means=1 - own_total / content_total,
                 wins=interval(wins),
                 excluded=len(table[method]) - len(kept),
             )
         )
     return found
+
+
+def _linearised(own: Sequence[float], content: Sequence[float]) -> list[float]:
+    """Numbers whose mean is 1 - sum(own) / sum(content), and whose spread is that ratio's.
+
+    A ratio of means has no rows to draw anew; to first order these are its rows.
+    """
+    total = math.fsum(content)
+    ratio, mean = math.fsum(own) / total, total / len(content)
+    return [1 - ratio + (ratio * c - o) / mean for o, c in zip(own, content, strict=True)]
 
 
 def ranked(entries: Mapping[str, Sequence[Entry]], method: str, metric: str) -> list[str]:

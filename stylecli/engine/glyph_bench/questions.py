@@ -27,7 +27,7 @@ from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe
 
 FILL = 0.9
-PICTURES, ITEMS = "pictures", "items.jsonl"
+PICTURES, LORAS, ITEMS = "pictures", "loras", "items.jsonl"
 # Families of one designer: the closest that another hand comes to the target.
 SIBLINGS: Mapping[str, str] = {
     "emojione": "emojione-v1",
@@ -43,7 +43,8 @@ class Asked:
         icons: An npm `node_modules/@iconify-json`.
         source: The family that draws the contents.
         contents: How many things, in each held-out family.
-        styles: How many style pictures of each family; questions take them in turn.
+        styles: How many styles of each family; questions take them in turn.
+        references: How many pictures make one style.
         px: Side of every picture; a multiple of 64.
     """
 
@@ -52,6 +53,7 @@ class Asked:
     source: str = "noto"
     contents: int = 12
     styles: int = 2
+    references: int = 1
     px: int = 64
     methods: Sequence[str] = ("diffstyler",)
     wait: bool = False
@@ -59,11 +61,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One content, style and target; `sibling` is the target as a related family draws it."""
+    """One content, style and target.
+
+    Attributes:
+        style: Pictures of one hand, taken together.
+        style_name: Tells the styles of a family apart.
+        sibling: The target as a related family draws it.
+    """
 
     family: str
     content: Icon
-    style: Icon
+    style: tuple[Icon, ...]
+    style_name: str
     target: Icon
     sibling: Icon | None
 
@@ -71,10 +80,20 @@ class Question:
     def id(self) -> str:
         return f"{self.target.content}__{self.family}"
 
-    def picture(self, role: str) -> str:
-        """Where in the benchmark's folder a picture is; those of one style are one."""
-        name = f"{self.family}__{self.style.content}" if role == "style" else self.id
-        return f"{PICTURES}/{role}/{name}.png"
+    def pictures(self) -> dict[str, Icon]:
+        """Where in the benchmark's folder each picture is, and what it shows."""
+        shown = {self.place("content"): self.content, self.place("target"): self.target}
+        if self.sibling:
+            shown[self.place("sibling")] = self.sibling
+        return shown | dict(zip(self.references(), self.style, strict=True))
+
+    def place(self, role: str) -> str:
+        """Of the one picture of a role."""
+        return f"{PICTURES}/{role}/{self.id}.png"
+
+    def references(self) -> list[str]:
+        """Of the pictures of the style; questions that share it share them."""
+        return [f"{PICTURES}/style/{icon.family}__{icon.content}.png" for icon in self.style]
 
 
 def questions(icons: Sequence[Icon], asked: Asked) -> list[Question]:
@@ -104,11 +123,24 @@ def questions(icons: Sequence[Icon], asked: Asked) -> list[Question]:
             raise InputError(
                 f"{asked.source} and {family} share no thing", fix="choose another --source"
             )
-        styles = [own[name] for name in _spread(known, asked.styles)]
+        chosen = _spread(known, asked.styles * asked.references)
+        styles = [
+            tuple(own[name] for name in chosen[index :: asked.styles])
+            for index in range(min(asked.styles, len(chosen)))
+        ]
         siblings = drawn.get(SIBLINGS.get(family, ""), {})
         for index, name in enumerate(_spread(shared, asked.contents)):
-            style = styles[index % len(styles)]
-            found.append(Question(family, contents[name], style, own[name], siblings.get(name)))
+            number = index % len(styles)
+            found.append(
+                Question(
+                    family=family,
+                    content=contents[name],
+                    style=styles[number],
+                    style_name=f"{family}-{number + 1}",
+                    target=own[name],
+                    sibling=siblings.get(name),
+                )
+            )
     return found
 
 
@@ -154,22 +186,12 @@ def build(asked: Asked) -> list[Question]:
     }
     found = questions(glyphs.read_icons(asked.icons, wanted or FAMILIES), asked)
     for question in found:
-        for role, icon in _roles(question).items():
-            path = asked.output / question.picture(role)
+        for place, icon in question.pictures().items():
+            path = asked.output / place
             if not path.exists():
                 pixels = images.to_pixels(draw(icon, asked.px))
                 with replacing(path) as stream:
                     Image.fromarray(pixels.numpy()).save(stream, "PNG")
-    for method in asked.methods:
-        rows = [
-            {
-                "content": q.picture("content"),
-                "style": q.picture("style"),
-                "output": f"{q.id}.png",
-            }
-            for q in found
-        ]
-        _write_rows(asked.output / f"{method}.jsonl", rows)
     _write_rows(asked.output / ITEMS, _items(asked, found))
     drawn_by = [
         f"* {name}: {f.author}, {f.licence}, npm `@iconify-json/{name}`"
@@ -180,12 +202,7 @@ def build(asked: Asked) -> list[Question]:
     return found
 
 
-def _roles(question: Question) -> dict[str, Icon]:
-    roles = {"content": question.content, "style": question.style, "target": question.target}
-    return roles | ({"sibling": question.sibling} if question.sibling else {})
-
-
-def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, str]]:
+def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, object]]:
     for method in (*asked.methods, "sibling_family"):
         for q in found:
             if method == "sibling_family" and q.sibling is None:
@@ -194,10 +211,10 @@ def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, str]]:
             yield {
                 "id": q.id,
                 "method": method,
-                "output": q.picture("sibling") if is_sibling else f"{method}/{q.id}.png",
-                "content": q.picture("content"),
-                "style": q.picture("style"),
-                "target": q.picture("target"),
+                "output": q.place("sibling") if is_sibling else f"{method}/{q.id}.png",
+                "content": q.place("content"),
+                "style": q.references(),
+                "target": q.place("target"),
                 "style_family": q.family,
                 "content_group": q.target.content,
             }
@@ -209,18 +226,39 @@ def _write_rows(
     write_atomic(path, b"".join(to_json(row).encode() + b"\n" for row in rows))
 
 
-def diffstyler(recipe: Recipe, asked: Asked, reporter: Reporter) -> Prepared:
-    """A LoRA of one picture of each family, and transfers with it."""
-    return commands.transfer(
+def diffstyler(
+    recipe: Recipe, asked: Asked, found: Sequence[Question], reporter: Reporter
+) -> Iterator[Prepared]:
+    """A LoRA of each style, then transfers with them; what is yielded is run before the next."""
+    loras = {q.style_name: [asked.output / place for place in q.references()] for q in found}
+    for name, pictures in loras.items():
+        yield commands.train_lora(
+            recipe,
+            [str(path) for path in pictures],
+            Destination(output=f"{asked.output / LORAS / name}.safetensors", wait=asked.wait),
+            reporter,
+        )
+    manifest = asked.output / "diffstyler.jsonl"
+    rows = (
+        {
+            "content": q.place("content"),
+            "lora": f"{LORAS}/{q.style_name}.safetensors",
+            "output": f"{q.id}.png",
+        }
+        for q in found
+    )
+    _write_rows(manifest, rows)
+    yield commands.transfer(
         recipe,
-        Contents(manifest=asked.output / "diffstyler.jsonl"),
+        Contents(manifest=manifest),
         Destination(output=f"{asked.output / 'diffstyler'}/", wait=asked.wait),
         reporter,
     )
 
 
+Answer = Callable[[Recipe, Asked, Sequence[Question], Reporter], Iterator[Prepared]]
 # Method -> how it answers; a new one is a row here.
-METHODS: Mapping[str, Callable[[Recipe, Asked, Reporter], Prepared]] = {"diffstyler": diffstyler}
+METHODS: Mapping[str, Answer] = {"diffstyler": diffstyler}
 
 
 def at_size(recipe: Recipe, px: int) -> Recipe:

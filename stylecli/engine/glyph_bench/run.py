@@ -10,8 +10,7 @@ from stylecli.artifacts.files import to_json, write_atomic
 from stylecli.engine.context import Reporter
 from stylecli.engine.glyph_bench import gains, questions
 from stylecli.engine.glyph_bench.gains import Gain
-from stylecli.engine.glyph_bench.questions import METHODS, Asked
-from stylecli.engine.request import Prepared
+from stylecli.engine.glyph_bench.questions import METHODS, Asked, Question
 from stylecli.engine.run import Result
 from stylecli.engine.scoring.evaluation import Evaluation, Wishes
 from stylecli.engine.scoring.items import Asked as Scored
@@ -24,37 +23,36 @@ REPORT, GAINS, SHEET = "report", "gains.json", "best-and-worst.png"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlyphBench:
-    """A benchmark whose pictures are drawn and whose questions are known."""
+    """A benchmark whose pictures are drawn."""
 
     asked: Asked
     recipe: Recipe
     reporter: Reporter
-    answers: Sequence[Prepared]
+    questions: Sequence[Question]
 
     @classmethod
     def prepare(cls, recipe: Recipe, asked: Asked, reporter: Reporter) -> GlyphBench:
-        """Draw the questions and check that every method could answer.
+        """Draw the questions.
 
         Raises:
             InputError: Icon families are missing.
-            UsageError: An unknown family, or a size that does not fit the model.
-            WeightsError: The backbone is not on this machine.
+            UsageError: An unknown family, or a size that does not fit.
         """
-        questions.build(asked)
+        found = questions.build(asked)
         sized = questions.at_size(recipe, asked.px)
-        answers = [METHODS[name](sized, asked, reporter) for name in asked.methods]
-        return cls(asked=asked, recipe=sized, reporter=reporter, answers=answers)
+        return cls(asked=asked, recipe=sized, reporter=reporter, questions=found)
 
     def run(self, each: Callable[[Result], None]) -> list[Gain]:
         """Answer what is not answered yet, score everything, write figures and pictures.
 
         Raises:
             LockedError: Another run writes to the same folders.
-            WeightsError: The model cannot be loaded.
+            WeightsError: The model is not on this machine, or cannot be loaded.
         """
-        for prepared in self.answers:
-            for result in prepared.run():
-                each(result)
+        for name in self.asked.methods:
+            for prepared in METHODS[name](self.recipe, self.asked, self.questions, self.reporter):
+                for result in prepared.run():
+                    each(result)
         evaluation = Evaluation.prepare(
             self.recipe,
             Scored(manifest=self.asked.output / questions.ITEMS),

@@ -48,9 +48,11 @@ def test_nothing_asked_for_was_ever_trained_on(asked: Asked) -> None:
     for question in questions.build(asked):
         assert FAMILIES[question.family].is_held_out
         assert glyphs.content_is_held_out(question.content.content)
-        assert question.style.family == question.target.family == question.family
-        assert question.style.content != question.target.content
-        assert not glyphs.content_is_held_out(question.style.content)
+        assert question.target.family == question.family
+        for icon in question.style:
+            assert icon.family == question.family
+            assert icon.content != question.target.content
+            assert not glyphs.content_is_held_out(icon.content)
 
 
 def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
@@ -61,6 +63,15 @@ def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
             assert question.sibling.content == question.target.content
             assert question.sibling.family != question.family
             assert FAMILIES[question.sibling.family].is_held_out
+
+
+def test_styles_share_no_picture_and_take_their_turns(asked: Asked) -> None:
+    found = questions.build(replace(asked, styles=1, references=3))
+    assert {len(question.style) for question in found} == {3}
+    two = questions.build(replace(asked, styles=2, references=1))
+    of_one = [q for q in two if q.family == "openmoji"]
+    assert [q.style_name for q in of_one] == ["openmoji-1", "openmoji-2", "openmoji-1"]
+    assert of_one[0].style != of_one[1].style
 
 
 def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) -> None:
@@ -141,10 +152,10 @@ def test_the_target_itself_is_a_gain_of_one_and_a_copy_is_none() -> None:
     perfect = gain([0.0] * 6, CONTENT, STYLE, PALETTE)["ours"]
     for value in (perfect.over_content, perfect.over_style, perfect.over_both, perfect.wins):
         assert value.value == 1
-    assert perfect.of_means == 1
+    assert perfect.closed.value == 1
     copied = gain(CONTENT, CONTENT, STYLE, PALETTE)["ours"]
     assert copied.over_content.value == 0
-    assert copied.of_means == 0
+    assert copied.closed.value == pytest.approx(0)
     assert copied.wins.value == 0
     assert gain(CONTENT, CONTENT, STYLE, PALETTE)["style_copy"].over_style.value == 0
 
@@ -156,9 +167,21 @@ def test_gains_are_means_of_ratios_and_ratios_of_means(own: list[float]) -> None
     assert found.over_content.value == pytest.approx(math.fsum(ratios) / 6)
     both = [1 - o / min(c, s) for o, c, s in zip(own, CONTENT, STYLE, strict=True)]
     assert found.over_both.value == pytest.approx(math.fsum(both) / 6)
-    assert found.of_means == pytest.approx(1 - math.fsum(own) / math.fsum(CONTENT))
+    assert found.closed.value == pytest.approx(1 - math.fsum(own) / math.fsum(CONTENT))
     won = sum(o < c and o < p for o, c, p in zip(own, CONTENT, PALETTE, strict=True))
     assert found.wins.value == pytest.approx(won / 6)
+
+
+def test_the_spread_of_a_ratio_of_means_is_that_of_its_jackknife() -> None:
+    generator = torch.Generator().manual_seed(0)
+    content = (1 + torch.rand(200, generator=generator)).tolist()
+    own = (0.5 + torch.rand(200, generator=generator)).tolist()
+    found = gains._linearised(own, content)
+    whole = 1 - math.fsum(own) / math.fsum(content)
+    for k in range(200):
+        without = 1 - (math.fsum(own) - own[k]) / (math.fsum(content) - content[k])
+        pseudo = 200 * whole - 199 * without
+        assert found[k] == pytest.approx(pseudo, abs=0.02)
 
 
 def test_a_content_that_already_is_the_target_is_counted_out() -> None:
