@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _clean_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _clean_world(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """No settings of the person who runs the tests, no cache of theirs, no network."""
     for name in [name for name in os.environ if name.startswith("STYLE_")]:
         monkeypatch.delenv(name)
@@ -69,6 +72,10 @@ def _clean_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
         raise AssertionError("a test reached for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    if torch := sys.modules.get("torch"):
+        # A command on a CPU turns it on for its process; hypothesis draws subnormal numbers.
+        torch.set_flush_denormal(False)
 
 
 @dataclass(frozen=True)

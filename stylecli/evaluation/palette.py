@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stylecli.errors import ItemError
+
 # sRGB to XYZ under D65, and that white.
 _TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
@@ -19,6 +21,7 @@ _TO_XYZ = (
 _WHITE = (0.95047, 1.0, 1.08883)
 _EPSILON, _KAPPA = (6 / 29) ** 3, 841 / 108
 HIST_PX, HIST_BINS, HIST_SIGMA, HIST_RANGE = 150, 64, 0.02, 3.0
+HIST_EPSILON = 1e-6
 DIRECTIONS, QUANTILES, MOST_COLOURS = 64, 1024, 16_384
 
 
@@ -46,13 +49,13 @@ def from_lab(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     inverse = torch.linalg.inv(torch.tensor(_TO_XYZ, dtype=torch.float64)).to(lab)
     linear = torch.einsum("ij,bjhw->bihw", inverse, xyz).clamp(0, 1)
     gamma: Tensor = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    found: Tensor = torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1)
-    return found
+    return torch.where(linear <= 0.0031308, 12.92 * linear, gamma).clamp(0, 1)
 
 
 def delta_e(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     """Mean CIE76 difference, pixel by pixel; 2.3 is just noticeable."""
-    return (to_lab(a) - to_lab(b)).norm(dim=1).mean(dim=(1, 2))
+    apart: Tensor = (to_lab(a) - to_lab(b)).norm(dim=1)
+    return apart.mean(dim=(1, 2))
 
 
 def color_hist(
@@ -70,8 +73,9 @@ def histogram(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "3 bins bins"]:
         size = [max(1, round(side * scale)) for side in image.shape[-2:]]
         image = F.interpolate(image, size, mode="bilinear", antialias=True)
     pixels = image.clamp(0, 1)[0].flatten(1)
-    log = (pixels + 1e-6).log()
-    intensity = pixels.square().sum(0).sqrt()
+    log = (pixels + HIST_EPSILON).log()
+    # Black weighs a little too, or a black picture would have no colours at all.
+    intensity = (pixels.square().sum(0) + HIST_EPSILON).sqrt()
     bins = torch.linspace(-HIST_RANGE, HIST_RANGE, HIST_BINS, device=image.device)
 
     def kernel(values: Tensor) -> Tensor:
@@ -99,6 +103,9 @@ def color_sw(
 
     Args:
         mask_a: Pixels of `a` that count, where at least one half.
+
+    Raises:
+        ItemError: A mask leaves no pixel.
     """
     ours, theirs = _colours(a, mask_a), _colours(b, mask_b)
     directions = _directions().to(ours)
@@ -114,17 +121,20 @@ def reinhard(
     content: Float[Tensor, "b 3 h w"], style: Float[Tensor, "b 3 hs ws"]
 ) -> Float[Tensor, "b 3 h w"]:
     """The content with the style's mean and deviation of each CIELAB channel (Reinhard 2001)."""
-    ours, theirs = to_lab(content), to_lab(style)
+    # In double: of a flat picture single precision would scale up its own rounding.
+    ours, theirs = to_lab(content.double()), to_lab(style.double())
     mean, std = ours.mean((2, 3), keepdim=True), ours.std((2, 3), correction=0, keepdim=True)
     wanted = theirs.std((2, 3), correction=0, keepdim=True)
     moved = (ours - mean) / std.clamp_min(1e-6) * wanted + theirs.mean((2, 3), keepdim=True)
-    return from_lab(moved)
+    return from_lab(moved).to(content.dtype)
 
 
 def _colours(image: Tensor, mask: Tensor | None) -> Tensor:
     colours = to_lab(image)[0].flatten(1).T
     if mask is not None:
         colours = colours[mask.flatten() >= 0.5]
+    if not len(colours):
+        raise ItemError("the mask leaves no pixels to take colours from", fix="give another mask")
     if len(colours) <= MOST_COLOURS:
         return colours
     # Spread by the golden ratio: even, and in step with no row of the picture.

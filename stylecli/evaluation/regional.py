@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.errors import ItemError
-from stylecli.evaluation import metrics
+from stylecli.evaluation.content import luma
 
 # Authors scale squared errors differently: values in [-1, 1], or channels added up.
 MSE_BG_SCALES: Mapping[str, float] = {"unit": 1.0, "pm1": 4.0, "sum": 3.0}
 BAND_PX = 16
 PADDING, MIN_PADDING_PX = 0.05, 4
+# How often grain alone may be taken for a movement.
+FALSE_PEAK = 1e-3
 
 
-def background_mean(values: Float[Tensor, "h w"], mask: Float[Tensor, "h w"]) -> float:
-    """Mean of values outside the mask, weighted where the mask is soft.
+def background_mean(values: Float[Tensor, "*c h w"], mask: Float[Tensor, "h w"]) -> float:
+    """Mean of values outside the mask, over channels too, weighted where the mask is soft.
 
     Raises:
         ItemError: There is no outside.
@@ -31,7 +33,7 @@ def background_mean(values: Float[Tensor, "h w"], mask: Float[Tensor, "h w"]) ->
     outside = 1 - mask
     if not float(outside.sum()):
         raise ItemError("the mask covers the whole picture", fix="give a mask with a background")
-    return float((outside * values).sum() / outside.sum())
+    return float((outside * values).sum() / outside.expand_as(values).sum())
 
 
 def mse_bg(
@@ -76,23 +78,30 @@ def bg_shift(
 ) -> float:
     """How far the background moved, in pixels, by phase correlation.
 
-    A picture that was framed anew has a huge error outside the mask without any style there.
+    A picture that was framed anew has a huge error outside the mask without any style there. 0 also
+    where nothing stands out from what chance alone would give, as on a plain wall.
 
     Raises:
         ItemError: There is no background.
     """
 
+    # In double: the rounding of a flat background has a phase as well.
+    background = 1 - mask.double()
+
     def spectrum(image: Tensor) -> Tensor:
-        plane = torch.einsum("chw,c->hw", image[0], image.new_tensor(metrics.LUMA))
-        outside = (plane - background_mean(plane, mask)) * (1 - mask)
-        found: Tensor = torch.fft.fft2(outside)
+        plane = luma(image)[0, 0]
+        found: Tensor = torch.fft.fft2((plane - background_mean(plane, mask.double())) * background)
         return found
 
     first, second = spectrum(a), spectrum(b)
     cross = first * second.conj()
-    peak = int(torch.fft.ifft2(cross / cross.abs().clamp_min(1e-12)).real.argmax())
+    surface = torch.fft.ifft2(cross / cross.abs().clamp_min(1e-12)).real
+    # The highest of so many normal values, each with the variance that random phases leave.
+    chance = math.sqrt(2 * math.log(surface.numel() / FALSE_PEAK) / float(background.sum()))
+    if float(surface.max()) < chance:
+        return 0.0
     height, width = a.shape[-2:]
-    row, column = divmod(peak, width)
+    row, column = divmod(int(surface.argmax()), width)
     return math.hypot(min(row, height - row), min(column, width - column))
 
 

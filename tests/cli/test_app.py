@@ -23,6 +23,7 @@ from tests.conftest import ROOT, Style
 TREE = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, StyleError)]
 STATUS = {
     "unexpected": 1,
+    "below_threshold": 1,
     "usage": 2,
     "recipe": 2,
     "input": 2,

@@ -32,11 +32,11 @@ def test_recipes_show_resolved_tells_where_each_value_came_from(
     style: Style, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STYLE_LORA__RANK", "8")
-    arguments = ("recipes", "show", "pocket-cpu", "--resolved", "--set", "sampling.seed=7")
+    arguments = ("recipes", "show", "pocket-cpu", "--resolved", "--set", "sampling.guidance=7")
     lines = style(*arguments).out.splitlines()
     shown = {line.split(":")[0].strip(): line.partition("# ")[2] for line in lines if "#" in line}
     assert shown["rank"] == "environment STYLE_LORA__RANK"
-    assert shown["seed"] == "--set"
+    assert shown["guidance"] == "--set"
     assert shown["crop_px"].startswith("recipe pocket-cpu.yaml:")
     assert shown["weight_decay"] == "default"
     (row, _summary) = style(*arguments, "--json").rows

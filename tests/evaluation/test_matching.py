@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import pytest
@@ -53,8 +54,9 @@ def test_the_order_of_blocks_does_not_matter_on_either_side() -> None:
 def test_a_picture_matches_itself_wholly_and_layers_are_averaged() -> None:
     ours, theirs = descriptors(1, 9), descriptors(2, 9)
     assert style_match([ours], [ours]).hungarian == pytest.approx(1)
-    both = style_match([ours, ours], [ours, theirs]).hungarian
-    assert both == pytest.approx((1 + style_match([ours], [theirs]).hungarian) / 2)
+    both, other = style_match([ours, ours], [ours, theirs]), style_match([ours], [theirs])
+    assert both.hungarian == pytest.approx((1 + other.hungarian) / 2)
+    assert both.nearest == pytest.approx((1 + other.nearest) / 2)
 
 
 def test_descriptors_are_means_and_deviations_of_the_cells() -> None:
@@ -69,7 +71,16 @@ def test_descriptors_are_means_and_deviations_of_the_cells() -> None:
             torch.testing.assert_close(found[4 * row + column], wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_maps_smaller_than_the_grid_still_have_descriptors() -> None:
-    found = block_descriptors(torch.rand(1, 3, 5, 7), grid=16)
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (37, 50), (16, 33)])
+def test_cells_of_any_map_end_where_the_grid_says(height: int, width: int) -> None:
+    drawn = torch.Generator().manual_seed(1)
+    features = torch.rand(1, 3, height, width, generator=drawn)
+    found = block_descriptors(features)
     assert found.shape == (256, 6)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(256))
+    for cell in range(256):
+        row, column = divmod(cell, 16)
+        top, bottom = row * height // 16, math.ceil((row + 1) * height / 16)
+        left, right = column * width // 16, math.ceil((column + 1) * width / 16)
+        inside = features[0, :, top:bottom, left:right].double().flatten(1)
+        raw = torch.cat([inside.mean(1), inside.std(1, correction=0)])
+        torch.testing.assert_close(found[cell], (raw / raw.norm()).float(), atol=1e-3, rtol=0)

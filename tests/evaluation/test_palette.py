@@ -9,6 +9,7 @@ from scipy.stats import wasserstein_distance
 from skimage import color
 from torch import Tensor
 
+from stylecli.errors import ItemError
 from stylecli.evaluation import palette
 
 
@@ -90,6 +91,20 @@ def test_masks_choose_the_pixels_that_count() -> None:
     assert palette.color_sw(a, black).item() > 1
 
 
+def test_a_mask_without_pixels_leaves_no_palette() -> None:
+    nothing = torch.zeros(20, 24)
+    with pytest.raises(ItemError, match="no pixels"):
+        palette.color_sw(picture(1), picture(2), mask_a=nothing)
+    with pytest.raises(ItemError, match="no pixels"):
+        palette.color_sw(picture(1), picture(2), mask_b=nothing)
+
+
+def test_black_is_a_grey_like_any_other() -> None:
+    black, grey = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)
+    assert palette.histogram(black).sum().item() == pytest.approx(1, rel=1e-4)
+    assert palette.color_hist(black, grey).item() == pytest.approx(0, abs=1e-4)
+
+
 def test_histograms_are_distributions_and_their_distance_ends_at_one() -> None:
     red = torch.zeros(1, 3, 8, 8)
     red[:, 0] = 1
@@ -110,7 +125,7 @@ def test_histograms_against_loops() -> None:
         for c, (i, j) in enumerate(((1, 2), (0, 2), (0, 1))):
             u = 1 / (1 + ((log[c] - log[i] - bins) / 0.02) ** 2)
             v = 1 / (1 + ((log[c] - log[j] - bins) / 0.02) ** 2)
-            counts[c] += np.sqrt((pixel**2).sum()) * np.outer(u, v)
+            counts[c] += np.sqrt((pixel**2).sum() + 1e-6) * np.outer(u, v)
     np.testing.assert_allclose(
         palette.histogram(image), counts / counts.sum(), rtol=1e-3, atol=1e-8
     )
@@ -123,3 +138,14 @@ def test_reinhard_gives_mean_and_deviation_in_cielab() -> None:
     wanted = (ours - ours.mean(0)) / ours.std(0) * theirs.std(0) + theirs.mean(0)
     reference = np.clip(color.lab2rgb(wanted.reshape(20, 24, 3)), 0, 1)
     np.testing.assert_allclose(array(made), reference, atol=2e-3)
+
+
+@pytest.mark.parametrize("shade", [0.1, 0.3, 0.5, 0.9, 1.0])
+def test_a_flat_picture_takes_the_mean_colour_and_not_its_own_rounding(shade: float) -> None:
+    flat = torch.full((1, 3, 100, 100), shade)
+    flat[:, 1] *= 0.83
+    style = picture(2)
+    wanted = palette.from_lab(palette.to_lab(style).mean((2, 3), keepdim=True))
+    made = palette.reinhard(flat, style)
+    assert made.dtype == flat.dtype
+    torch.testing.assert_close(made, wanted.expand_as(made), atol=1e-4, rtol=0)

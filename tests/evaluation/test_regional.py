@@ -115,6 +115,12 @@ def test_soft_masks_weigh_their_edge() -> None:
     assert regional.background_mean(values, torch.tensor([[0.0, 0.5, 1.0]])) == pytest.approx(4 / 3)
 
 
+def test_channels_count_alike_in_the_mean_of_the_background() -> None:
+    values, mask = picture(1)[0], square()
+    apart = [regional.background_mean(plane, mask) for plane in values]
+    assert regional.background_mean(values, mask) == pytest.approx(math.fsum(apart) / 3, rel=1e-5)
+
+
 def test_a_mask_over_everything_leaves_nothing_to_judge() -> None:
     with pytest.raises(ItemError, match="covers the whole picture"):
         regional.mse_bg(picture(1), picture(2), torch.ones(96, 80))
@@ -128,6 +134,34 @@ def test_a_background_that_moved_is_found_where_it_went(rows: int, columns: int)
     mask[40:50, 40:50] = 1
     found = regional.bg_shift(moved, content, mask)
     assert found == pytest.approx(math.hypot(rows, columns))
+
+
+def wall(seed: int, shade: float, grain: float) -> Tensor:
+    drawn = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(seed))
+    return (shade + grain * drawn).clamp(0, 1)
+
+
+@given(one=st.floats(0, 1), other=st.floats(0, 1), size=st.integers(1, 60))
+def test_a_flat_background_has_not_moved(one: float, other: float, size: int) -> None:
+    mask = torch.zeros(96, 80)
+    mask[10 : 10 + size, 8 : 8 + size] = 1
+    assert regional.bg_shift(wall(1, one, 0), wall(2, other, 0), mask) == 0
+    assert regional.bg_shift(wall(1, one, 0), picture(3), mask) == 0
+
+
+@given(seed=st.integers(0, 1000), grain=st.sampled_from([0.002, 0.01, 0.05]))
+def test_grain_is_no_movement(seed: int, grain: float) -> None:
+    walls = wall(seed, 0.6, grain), wall(seed + 5000, 0.6, grain)
+    assert regional.bg_shift(*walls, square()) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3, 12])
+def test_a_picture_framed_anew_is_found_through_grain(rows: int) -> None:
+    """What comes in at one edge was not in the picture before, and nothing wraps around."""
+    spread = torch.nn.functional.avg_pool2d(picture(1, 130, 100), 5, stride=1)
+    before, after = spread[..., 15:111, 8:88], spread[..., 15 + rows : 111 + rows, 8:88]
+    grainy = after + wall(2, 0.5, 0.005) - 0.5
+    assert regional.bg_shift(grainy, before, square()) == rows
 
 
 def test_a_region_that_changed_is_no_movement() -> None:

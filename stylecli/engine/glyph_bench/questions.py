@@ -7,7 +7,7 @@ answer is how much of the way from the content to the target a method goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,9 +220,7 @@ def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, object
             }
 
 
-def _write_rows(
-    path: Path, rows: Sequence[Mapping[str, str]] | Iterator[Mapping[str, str]]
-) -> None:
+def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     write_atomic(path, b"".join(to_json(row).encode() + b"\n" for row in rows))
 
 

@@ -80,7 +80,12 @@ class Networks:
 
     def __init__(self, files: Mapping[str, Path], device: torch.device) -> None:
         self._files = files
-        self.device = device
+        # Sums of squares are taken in float64, which MPS does not have.
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        if self.device.type == "cuda":
+            # A score is worth more digits than the ten bits of TF32.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
         self._loaded: dict[str, Any] = {}
 
     def get(self, name: str) -> Any:
