@@ -84,7 +84,6 @@ def bg_shift(
     Raises:
         ItemError: There is no background.
     """
-
     # In double: the rounding of a flat background has a phase as well.
     background = 1 - mask.double()
 

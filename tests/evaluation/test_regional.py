@@ -167,6 +167,8 @@ def test_a_picture_framed_anew_is_found_through_grain(rows: int) -> None:
 def test_a_region_that_changed_is_no_movement() -> None:
     content, mask = picture(1), square()
     assert regional.bg_shift(edited(content, mask), content, mask) == 0
+    slid = torch.where(mask.bool(), content.roll(5, dims=-2), content)
+    assert regional.bg_shift(slid, content, mask) == 0
 
 
 @pytest.mark.parametrize(
