@@ -18,7 +18,19 @@ to type or to change. `stylecli.cli.app.main` is the one place that turns them i
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The opening of a fix: the nearest of the known names, or nothing where none is near.
+
+    >>> did_you_mean("lpip", ["lpips", "fid"])
+    'did you mean lpips? '
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 class StyleError(Exception):

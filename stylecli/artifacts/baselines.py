@@ -5,7 +5,6 @@ They stand beside our own for orientation and are marked "reported" wherever the
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from stylecli.errors import UsageError
+from stylecli.errors import UsageError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "baselines"
 PREFIX = "paper:"
@@ -84,8 +83,7 @@ def load(name: str) -> Baseline:
     """
     wanted, known = name.removeprefix(PREFIX), names()
     if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(wanted, known)
         raise UsageError(
             f"no published numbers are called {name!r}", fix=f"{hint}there are {', '.join(known)}"
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stylecli.errors import ImageError
@@ -77,6 +77,21 @@ def read(path: Path) -> Picture:
         digest.hexdigest(),
         path,
     )
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width as `read` would give them, from the header alone.
+
+    Raises:
+        ImageError: Not a picture that can be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = image.size
+    except Exception as error:  # as many kinds as there are formats
+        raise ImageError(f"{path}: not a picture that can be read", fix="copy it again") from error
+    return (width, height) if turned else (height, width)
 
 
 def to_tensor(pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:

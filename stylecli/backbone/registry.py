@@ -8,14 +8,13 @@ to type when the weights are not there.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stylecli.errors import InputError, WeightsError
+from stylecli.errors import InputError, WeightsError, did_you_mean
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -99,8 +98,7 @@ def find(backbone: str) -> Source:
                 fix="give the folder that holds model_index.json, unet/, vae/, text_encoder/",
             )
         return Source(name=backbone, licence="unknown", folder=folder)
-    near = difflib.get_close_matches(backbone, SOURCES, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(backbone, SOURCES)
     raise InputError(
         f"backbone {backbone!r} is neither a known name nor a folder",
         fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json",

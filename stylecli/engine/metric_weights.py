@@ -7,7 +7,6 @@ its authors publish no hash.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from stylecli.artifacts.files import write_atomic
 from stylecli.artifacts.store import save_tensors
-from stylecli.errors import InputError, ItemError, WeightsError
+from stylecli.errors import InputError, ItemError, WeightsError, did_you_mean
 from stylecli.evaluation.weights import (
     SOURCE_KEY,
     WEIGHTS,
@@ -44,8 +43,7 @@ def named(name: str) -> Weights:
     known = {f"{PREFIX}{weights.name}": weights for weights in WEIGHTS.values()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, known)
     raise InputError(
         f"no weights of a metric are called {name!r}", fix=f"{hint}known: {', '.join(known)}"
     )

@@ -99,7 +99,7 @@ def compare(
 def compare_sets(
     value_a: float, value_b: float, differences: Sequence[float], *, metric: str, n: int
 ) -> Comparison:
-    """Compare two methods on a number of whole sets, such as FID; p is normal, by the jackknife.
+    """Compare two methods on a number of whole sets, such as FID; p is Student's, by the jackknife.
 
     Args:
         differences: First minus second with the same group of contents left out of both, for
@@ -110,7 +110,9 @@ def compare_sets(
     if difference.method == "none":
         p = math.nan
     elif difference.se:
-        p = math.erfc(abs(difference.value) / difference.se / math.sqrt(2))
+        from scipy.stats import t
+
+        p = float(2 * t.sf(abs(difference.value) / difference.se, len(differences) - 1))
     else:
         p = 0.0 if difference.value else 1.0
     return Comparison(metric=metric, n=n, difference=difference, p=p)

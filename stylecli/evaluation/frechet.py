@@ -80,13 +80,19 @@ class Moments:
         return self.m2 / (self.n - 1)
 
 
-def frechet_distance(outputs: Moments, references: Moments) -> float:
+def frechet_distance(
+    outputs: Moments, references: Moments, *, factor: Float64[Tensor, "_r d"] | None = None
+) -> float:
     """FID of two Gaussians (Heusel et al. 2017, eq. 6), squared as always; symmetric.
+
+    Args:
+        factor: That of the references, where one set is compared with many.
 
     Raises:
         ItemError: A set of fewer than two rows, or features out of all range.
     """
-    return _distance(outputs.mean, _factor(outputs), references.mean, _factor(references))
+    theirs = factor_of(references) if factor is None else factor
+    return _distance(outputs.mean, factor_of(outputs), references.mean, theirs)
 
 
 def frechet_distance_features(
@@ -183,28 +189,6 @@ def art_fid(lpips: float, fid: float) -> float:
     return (1 + lpips) * (1 + fid)
 
 
-def jackknife_se(values: Sequence[float]) -> float:
-    """Standard error from what a statistic is with each of G groups left out in turn.
-
-    The delete-a-group jackknife with factor (G - 1) / G. Unlike a bootstrap it never repeats a
-    picture, which would bias a Fréchet distance.
-
-    Raises:
-        ItemError: Fewer than two groups.
-
-    >>> round(jackknife_se([1.0, 2.0, 3.0]), 6)
-    1.154701
-    """
-    groups = len(values)
-    if groups < 2:
-        raise ItemError(
-            f"a jackknife needs two groups or more, and there is {groups}",
-            fix="score more than one content",
-        )
-    mean = sum(values) / groups
-    return math.sqrt((groups - 1) / groups * sum((value - mean) ** 2 for value in values))
-
-
 def at_least_zero(value: float, traces: float) -> float:
     """A distance that rounding put below zero, as zero.
 
@@ -235,7 +219,8 @@ def _distance(
     return at_least_zero(float((mean_a - mean_b).square().sum()) + traces - 2 * cross, traces)
 
 
-def _factor(moments: Moments) -> Float64[Tensor, "_r d"]:
+def factor_of(moments: Moments) -> Float64[Tensor, "_r d"]:
+    """A matrix whose square is the covariance: the costly part of a distance."""
     values, vectors = torch.linalg.eigh(moments.covariance())
     # n rows span n - 1 directions about their mean. Further eigenvalues are rounding, and the root
     # of rounding is not small.
@@ -248,7 +233,7 @@ def _factor(moments: Moments) -> Float64[Tensor, "_r d"]:
 def _factor_of_rows(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "_r d"]:
     n, d = rows.shape
     if n >= d:
-        return _factor(Moments.of(rows))
+        return factor_of(Moments.of(rows))
     _need_two(n)
     return (rows - rows.mean(dim=0)) / math.sqrt(n - 1)
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from stylecli.errors import WeightsError
+from stylecli.errors import ItemError, WeightsError
 
 LPIPS_WIDTHS = (16, 32, 64, 128, 160)
 NATIVE_PX = 64
+MIN_PX = 16
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -55,7 +56,16 @@ class PocketLpips(nn.Module):
 
         Args:
             images: In [0, 1], at least 16 px a side; native size 64 px.
+
+        Raises:
+            ItemError: Smaller.
         """
+        if min(images.shape[-2:]) < MIN_PX:
+            height, width = images.shape[-2:]
+            raise ItemError(
+                f"{width}x{height} is too small for pocket-lpips",
+                fix=f"at least {MIN_PX} px a side",
+            )
         hidden = images * 2 - 1
         found = []
         for index, block in enumerate(self.blocks):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +19,7 @@ from stylecli.evaluation.content import luma
 # Authors scale squared errors differently: values in [-1, 1], or channels added up.
 MSE_BG_SCALES: Mapping[str, float] = {"unit": 1.0, "pm1": 4.0, "sum": 3.0}
 BAND_PX = 16
+TAPER_PX = 10
 PADDING, MIN_PADDING_PX = 0.05, 4
 # How often grain alone may be taken for a movement.
 FALSE_PEAK = 1e-3
@@ -84,12 +85,14 @@ def bg_shift(
     Raises:
         ItemError: There is no background.
     """
-    # In double: the rounding of a flat background has a phase as well.
-    background = 1 - mask.double()
+    background = _tapered(mask)
+    if not float(background.sum()):
+        raise ItemError("the mask covers the whole picture", fix="give a mask with a background")
 
     def spectrum(image: Tensor) -> Tensor:
         plane = luma(image)[0, 0]
-        found: Tensor = torch.fft.fft2((plane - background_mean(plane, mask.double())) * background)
+        mean = (plane * background).sum() / background.sum()
+        found: Tensor = torch.fft.fft2((plane - mean) * background)
         return found
 
     first, second = spectrum(a), spectrum(b)
@@ -102,6 +105,26 @@ def bg_shift(
     height, width = a.shape[-2:]
     row, column = divmod(int(surface.argmax()), width)
     return math.hypot(min(row, height - row), min(column, width - column))
+
+
+def _tapered(mask: Float[Tensor, "h w"]) -> Float64[Tensor, "h w"]:
+    """Weights that fade towards the region and the edge.
+
+    The hole stands at the same place in both pictures: with a sharp rim it is the strongest
+    correlation there is, at no shift at all.
+    """
+    # In double: the rounding of a flat background has a phase as well.
+    height, width = mask.shape
+    reach = max(1, min(TAPER_PX, min(height, width) // 16))
+    near = outside_band(mask, reach).double()
+    blurred = F.avg_pool2d(
+        (1 - near)[None, None], 2 * reach + 1, stride=1, padding=reach, count_include_pad=False
+    )[0, 0]
+    rows, columns = (
+        torch.hann_window(side + 2, periodic=False, dtype=torch.float64, device=mask.device)[1:-1]
+        for side in (height, width)
+    )
+    return blurred * rows[:, None] * columns
 
 
 def rsm(cosine: float) -> float:

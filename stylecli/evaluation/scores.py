@@ -9,11 +9,17 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
+from stylecli.errors import ItemError
 from stylecli.evaluation import content, matching, metrics, palette, regional
 from stylecli.evaluation import lpips as lpips_module
+from stylecli.evaluation.matching import MatchScore
 
 UNIT = (0.0, 1.0)
+MAX_PSNR = 100.0
+# Pocket's network knows 64 to 128 px; what is larger than this it is shown smaller.
+POCKET_PX = 512
 GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 MATCH_TAPS = ("relu3_1", "relu4_1")
 
@@ -82,7 +88,8 @@ def ssim(row: Row) -> float:
 
 
 def psnr(row: Row) -> float:
-    return metrics.psnr(row.picture("output"), row.picture("content"))
+    """Equal pictures count as 100 dB: one infinity would be the mean of all."""
+    return min(MAX_PSNR, metrics.psnr(row.picture("output"), row.picture("content")))
 
 
 def mse(row: Row) -> float:
@@ -114,6 +121,14 @@ def pocket_gram(row: Row) -> float:
 
 
 def style_match(row: Row) -> float:
+    return _style_match(row).hungarian
+
+
+def style_match_nn(row: Row) -> float:
+    return _style_match(row).nearest
+
+
+def _style_match(row: Row) -> MatchScore:
     chosen = [GRAM_TAPS.index(tap) for tap in MATCH_TAPS]
 
     def descriptors(role: str) -> list[Tensor]:
@@ -123,7 +138,7 @@ def style_match(row: Row) -> float:
             for i in chosen
         ]
 
-    return matching.style_match(descriptors("output"), descriptors("style")).hungarian
+    return matching.style_match(descriptors("output"), descriptors("style"))
 
 
 def color_hist(row: Row) -> float:
@@ -190,7 +205,7 @@ def lpips_bg_band(row: Row) -> float:
 
 def pocket_lpips_bg(row: Row) -> float:
     pasted = regional.paste_inside(row.picture("output"), row.picture("content"), row.mask())
-    distance = float(row.network("pocket-lpips").distance(pasted, row.picture("content")))
+    distance = _pocket_distance(row, pasted, row.picture("content"))
     everywhere = torch.full_like(row.mask(), distance)
     # Inside nothing differs any more, so all of the distance lies outside.
     return regional.background_mean(everywhere, row.mask()) / float((1 - row.mask()).mean())
@@ -209,7 +224,8 @@ def mse_bg_sum(row: Row) -> float:
 
 
 def psnr_bg(row: Row) -> float:
-    return regional.psnr_bg(row.picture("output"), row.picture("content"), row.mask())
+    found = regional.psnr_bg(row.picture("output"), row.picture("content"), row.mask())
+    return min(MAX_PSNR, found)
 
 
 def bg_shift(row: Row) -> float:
@@ -286,7 +302,15 @@ def _lpips_map(row: Row, output: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "h w
 
 
 def _pocket_lpips(row: Row, role: str) -> float:
-    return float(row.network("pocket-lpips").distance(row.picture("output"), row.picture(role)))
+    return _pocket_distance(row, row.picture("output"), row.picture(role))
+
+
+def _pocket_distance(row: Row, a: Tensor, b: Tensor) -> float:
+    short = min(a.shape[-2:])
+    if short > POCKET_PX:
+        size = [side * POCKET_PX // short for side in a.shape[-2:]]
+        a, b = (F.interpolate(x, size, mode="bilinear", antialias=True) for x in (a, b))
+    return float(row.network("pocket-lpips").distance(a, b))
 
 
 def _tap_pairs(row: Row, network: str) -> list[tuple[Sequence[Tensor], Sequence[Tensor]]]:
@@ -313,7 +337,7 @@ def _leak(row: Row, extractor: str) -> float:
 def _rsm(row: Row, extractor: str, role: str, column: str) -> float:
     box = regional.rsm_box(row.mask())
     crop, _ = regional.square_crop(row.pixels(role), box, fit=row.setting("rsm_fit"))
-    text = row.setting("rsm_template").format(style=row.words(column))
+    text = row.setting("rsm_template").replace("{style}", row.words(column))
     cosine = float((row.crop_embedding(extractor, crop) @ row.text(extractor, text).T).item())
     return regional.rsm(cosine)
 
@@ -322,6 +346,8 @@ def _without_region(
     pixels: UInt8[Tensor, "h w 3"], mask: Float[Tensor, "h w"]
 ) -> UInt8[Tensor, "h w 3"]:
     outside = (mask < 0.5).cpu()
+    if not outside.any():
+        raise ItemError("the mask covers the whole picture", fix="give a mask with a background")
     filled = pixels.clone()
     filled[~outside] = pixels[outside].float().mean(dim=0).round().to(torch.uint8)
     return filled

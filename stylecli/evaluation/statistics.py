@@ -30,6 +30,7 @@ Codes = NDArray[np.int64]
 # Above it the normal limit holds as well as 10,000 draws do, and costs nothing.
 MAX_BOOTSTRAP_ROWS = 20_000
 MAX_EXACT_FLIPS = 2**14
+FEWEST_GROUPS = 4
 # Counts held at once, which bounds the memory: about 8 MB for each array of them.
 CHUNK = 2**20
 # Sums that differ by less than this share of their size are equal: their order of adding differs.
@@ -178,7 +179,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def jackknife_interval(
     value: float, leave_one_out: Sequence[float], level: float = 0.95
 ) -> Interval:
-    """Normal limits for a number of a whole set, such as FID, which a bootstrap would bias.
+    """Limits by Student's t for a number of a whole set, such as FID, which a bootstrap would bias.
+
+    Of fewer than four groups nothing is said: their spread is itself hardly known.
 
     For the difference of two methods pass the differences: both must have lost the same groups.
 
@@ -186,11 +189,14 @@ def jackknife_interval(
         leave_one_out: The number without each group in turn, for groups that are not empty.
     """
     without = np.asarray(leave_one_out, dtype=np.float64)
-    if without.size < 2 or not np.isfinite(without).all():
+    if without.size < FEWEST_GROUPS or not np.isfinite(without).all():
         return _unknown(value)
+    from scipy.stats import t  # a second, which most commands need not wait for
+
     spread = float(np.square(without - without.mean()).sum())
     se = math.sqrt((without.size - 1) / without.size * spread)
-    return _normal(value, se, level, "jackknife")
+    half = float(t.ppf((1 + level) / 2, without.size - 1)) * se
+    return Interval(value, value - half, value + half, se, "jackknife")
 
 
 def _unknown(value: float) -> Interval:

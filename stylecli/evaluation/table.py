@@ -7,12 +7,11 @@ extractors (one vector per picture, kept in a cache).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stylecli.errors import UsageError
+from stylecli.errors import UsageError, did_you_mean
 from stylecli.evaluation import scores
 from stylecli.evaluation.scores import Row
 
@@ -92,7 +91,7 @@ def _metric(name: str, better: Literal["higher", "lower"], text: str, **rest: ob
     return Metric(name=name, better=better, definition=text, **rest)  # type: ignore[arg-type]
 
 
-_RSM = ("mask_polarity", "rsm_fit", "rsm_template")
+_RSM = ("pair_size", "aspect", "mask_polarity", "rsm_fit", "rsm_template")
 _ROWS = (
     # How much of the content is left.
     _content("lpips", "lower", "LPIPS v0.1, AlexNet, to the content", low=0, uses=("lpips-alex",),
@@ -121,10 +120,12 @@ _ROWS = (
            uses=("vgg19",), compute=scores.gram_rel),
     _style("style_match", "higher", "one-to-one matching (Hungarian) of 256 VGG19 blocks", low=-1,
            high=1, uses=("vgg19",), compute=scores.style_match),
+    _style("style_match_nn", "higher", "the same, each block with its nearest", low=-1, high=1,
+           uses=("vgg19",), compute=scores.style_match_nn),
     _style("color_hist", "lower", "Hellinger distance of RGB-uv histograms", low=0, high=1,
-           compute=scores.color_hist),
+           settings=("pair_size", "aspect"), compute=scores.color_hist),
     _style("color_sw", "lower", "sliced Wasserstein distance in CIELAB, 64 directions", low=0,
-           compute=scores.color_sw),
+           settings=("pair_size", "aspect"), compute=scores.color_sw),
     _style("clip_i_style", "higher", "CLIP ViT-L/14 image cosine to the style", low=-1, high=1,
            uses=("clip-l14",), compute=scores.clip_i_style),
     _style("pocket-gram", "lower", "relative Gram distance on pocket-lpips features", low=0,
@@ -198,6 +199,9 @@ _ROWS = (
 )  # fmt: skip
 
 
+METRICS_OF_ROWS: Mapping[str, Metric] = {metric.name: metric for metric in _ROWS}
+
+
 def _set(name: str, text: str, fid: str, *, lpips: str = "", low: float = 0) -> Metric:
     columns = ("content", "style") if lpips else ("style",)
     return Metric(
@@ -207,7 +211,7 @@ def _set(name: str, text: str, fid: str, *, lpips: str = "", low: float = 0) -> 
         kind="set",
         low=low,
         columns=columns,
-        uses=(fid,),
+        uses=(fid, *(METRICS_OF_ROWS[lpips].uses if lpips else ())),
         settings=(),
         scale="x 1000" if name.endswith("kid") else "",
         fid=fid,
@@ -228,7 +232,7 @@ _SETS = (
          lpips="pocket-lpips", low=1),
 )  # fmt: skip
 
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (*_ROWS, *_SETS)}
+METRICS: Mapping[str, Metric] = {**METRICS_OF_ROWS, **{metric.name: metric for metric in _SETS}}
 
 _FREE = ("ssim", "psnr", "edge_correlation", "delta_e", "color_hist", "color_sw")
 _POCKET = (
@@ -295,8 +299,7 @@ def lookup(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]
-    near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, METRICS)
     raise UsageError(
         f"no metric is called {name!r}", fix=f"{hint}`style evaluate --metrics list` shows them"
     )

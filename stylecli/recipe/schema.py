@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
@@ -153,7 +153,8 @@ class Evaluate(Strict):
         ("content_copy", "style_copy", "palette_transfer"),
         description="Trivial methods that every table shows beside the others.",
     )
-    pair_size: Literal["output", "512"] = Field(
+    # YAML reads a bare 512 as a number.
+    pair_size: Annotated[Literal["output", "512"], BeforeValidator(str)] = Field(
         "output", description="Size at which pairs are compared; 512: shorter side, both scaled."
     )
     aspect: Literal["refuse", "crop", "squash"] = Field(

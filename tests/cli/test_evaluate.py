@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -181,6 +180,7 @@ def test_a_published_metric_runs_through_its_real_file(
     monkeypatch.setattr("stylecli.engine.scoring.networks.weights.WEIGHTS", weights.WEIGHTS)
     done = style(*command, "--weights-dir", tmp_path / "weights", "-o", tmp_path / "r")
     assert done.status == 0, done.err
+    assert "Reported by" in done.out
     assert "StyleID (reported)" in done.out
     theirs = lpips_package.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     slices = [getattr(theirs.net, f"slice{k}") for k in range(1, 6)]
@@ -232,6 +232,9 @@ def test_a_bound_decides_the_exit_status(
         (("--preset", "corr"), "evaluate.preset"),
         (("--baseline", "paper:difstyler"), "diffstyler"),
         (("--metrics", "rsm"), "rsm needs 'mask'"),
+        (("--fail-under", "ssim=nan"), "is not METRIC=VALUE"),
+        (("--content", "nowhere"), "are for folders of results"),
+        (("--compare", "near", "mid_blend"), "no method is called 'mid_blend'"),
         (("--set", "evaluate.anchor=x"), "evaluate.anchors"),
     ],
 )
@@ -254,7 +257,8 @@ def test_a_bad_picture_is_one_failed_row(style: Style, world: World, tmp_path: P
     )  # fmt: skip
     assert done.status == 3
     failed = [row for row in done.rows if row.get("status") == "failed"]
-    assert {row["id"] for row in failed if row["method"] == "near"} == {"cow__ink"}
+    assert [(row["method"], row["id"]) for row in failed] == [("near", "cow__ink")]
+    assert done.summary["counts"] == {"done": 5, "failed": 1, "items": 6}
     assert "cow__ink.png" in failed[0]["error"]["what"]
     assert read(tmp_path / "r")["methods"]["near"]["ssim"]["n"] == 5
 
@@ -267,7 +271,8 @@ def test_published_figures_stand_beside_ours_marked_as_such(
         "--baseline", "paper:stylegallery", "-o", tmp_path,
     )  # fmt: skip
     assert done.status == 0
-    assert "reported" not in done.out  # none of the paper's metrics was computed
+    assert "24.536" in done.out
+    assert "its scale is not known" in done.out
     listed = style("evaluate", "--metrics", "list")
     assert listed.status == 0
     assert "pocket-artfid" in listed.out
@@ -318,8 +323,78 @@ def test_masks_split_a_picture_into_what_may_change_and_what_may_not(
     assert figures["pocket-lpips-bg"] == 0
     assert figures["palette_leak"] == 0
     assert figures["mse"] > 0
-    assert figures["psnr_bg"] is None or math.isinf(figures["psnr_bg"])
+    assert figures["psnr_bg"] == 100
     assert 0 < figures["pocket-rsm"] < 1
+
+
+def test_artfid_brings_its_factors_along(style: Style, world: World, tmp_path: Path) -> None:
+    command = ("evaluate", "--manifest", world.manifest, "-q", "-o")
+    assert style(*command, tmp_path / "a", "--metrics", "pocket-artfid").status == 0
+    figures = read(tmp_path / "a")["methods"]["near"]
+    assert set(figures) == {"pocket-artfid"}
+    both = "pocket-artfid,pocket-lpips,pocket-fid"
+    assert style(*command, tmp_path / "b", "--metrics", both).status == 0
+    factors = read(tmp_path / "b")["methods"]["near"]
+    wanted = (1 + factors["pocket-lpips"]["value"]) * (1 + factors["pocket-fid"]["value"])
+    assert figures["pocket-artfid"]["value"] == pytest.approx(wanted)
+    named = style("evaluate", "--manifest", world.manifest, "--metrics", "artfid", "-o", tmp_path)
+    assert "alexnet-owt" in named.err
+
+
+def test_a_set_does_not_depend_on_what_else_was_asked(
+    style: Style, world: World, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    results = shutil.copytree(world.root / "near", tmp_path / "near")
+    Image.new("RGB", (10, 10), "red").save(results / "cow__ink.png")
+    command = (
+        "evaluate", results, "--content", world.root / "contents", "--style",
+        world.root / "styles", "-q", "--set", "evaluate.aspect=squash",
+    )  # fmt: skip
+    found = []
+    for name, metrics in (("alone", "pocket-fid"), ("with", "pocket-fid,ssim")):
+        style(*command, "--metrics", metrics, "-o", tmp_path / name)
+        found.append(read(tmp_path / name)["methods"]["near"]["pocket-fid"])
+    assert found[0] == found[1]
+    assert found[0]["n"] == 6
+
+
+def test_two_methods_need_the_same_items(style: Style, world: World, tmp_path: Path) -> None:
+    lines = world.manifest.read_text().splitlines()
+    manifest = world.root / "less.jsonl"
+    manifest.write_text("\n".join(lines[:9]))
+    command = (
+        "evaluate", "--manifest", manifest, "--metrics", "ssim", "--compare", "near", "far", "-o",
+        tmp_path / "r",
+    )  # fmt: skip
+    refused = style(*command)
+    assert refused.status == 2
+    assert "share 3 of 6 items" in refused.err
+    assert not (tmp_path / "r").exists()
+    assert style(*command, "--set", "evaluate.allow_partial=true").status == 0
+
+
+def test_a_bound_on_what_was_not_measured_is_not_kept(
+    style: Style, world: World, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    results = tmp_path / "small"
+    results.mkdir()
+    for path in (world.root / "near").iterdir():
+        Image.new("RGB", (8, 8)).save(results / path.name)
+    done = style(
+        "evaluate", results, "--content", world.root / "contents", "--metrics", "ssim,psnr",
+        "--set", "evaluate.aspect=squash", "--fail-under", "ssim=0", "-o", tmp_path / "r",
+    )  # fmt: skip
+    assert "ssim of small is nan" in done.err
+    assert "8x8 is too small for SSIM" in (tmp_path / "r" / "table.md").read_text()
+
+
+def test_a_bare_512_is_a_size(style: Style, world: World, tmp_path: Path) -> None:
+    command = ("evaluate", "--manifest", world.manifest, "--metrics", "psnr", "-q", "-o", tmp_path)
+    assert style(*command, "--set", "evaluate.pair_size=512").status == 0
 
 
 @pytest.mark.slow

@@ -176,14 +176,14 @@ def test_sets_are_compared_by_the_jackknife_of_their_difference() -> None:
     assert (found.metric, found.n, found.difference.method) == ("fid", 800, "jackknife")
     assert found.difference.se == pytest.approx(se)
     assert se < 0.1
-    # 1.959964 standard errors are 5 %.
-    edge = compare_sets(1.959963984540054 * se, 0.0, differences, metric="fid", n=800)
+    # Of 20 groups 2.093024 standard errors are 5 %.
+    edge = compare_sets(2.093024054408263 * se, 0.0, differences, metric="fid", n=800)
     assert edge.p == pytest.approx(0.05)
     assert edge.difference.low == pytest.approx(0, abs=1e-12)
     assert compare_sets(29.9, 30.0, differences, metric="fid", n=800).p == pytest.approx(found.p)
 
 
 def test_sets_without_spread_are_equal_or_not() -> None:
-    assert compare_sets(2.0, 2.0, [0.0, 0.0], metric="fid", n=2).p == 1
-    assert compare_sets(3.0, 2.0, [1.0, 1.0], metric="fid", n=2).p == 0
-    assert math.isnan(compare_sets(3.0, 2.0, [1.0], metric="fid", n=2).p)
+    assert compare_sets(2.0, 2.0, [0.0] * 4, metric="fid", n=4).p == 1
+    assert compare_sets(3.0, 2.0, [1.0] * 4, metric="fid", n=4).p == 0
+    assert math.isnan(compare_sets(3.0, 2.0, [1.0] * 3, metric="fid", n=3).p)

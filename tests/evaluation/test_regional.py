@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 from torchvision.models import alexnet
 
@@ -162,6 +165,20 @@ def test_a_picture_framed_anew_is_found_through_grain(rows: int) -> None:
     before, after = spread[..., 15:111, 8:88], spread[..., 15 + rows : 111 + rows, 8:88]
     grainy = after + wall(2, 0.5, 0.005) - 0.5
     assert regional.bg_shift(grainy, before, square()) == rows
+
+
+def test_a_sharp_hole_does_not_hide_a_movement() -> None:
+    """A photograph cut out at two places, the same large region blanked in both."""
+    path = Path(__file__).parents[2] / "docs" / "images" / "chelsea.png"
+    with Image.open(path) as photo:
+        pixels = torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    mask = torch.zeros(200, 200)
+    mask[50:150, 50:150] = 1
+    for rows, columns in ((0, 0), (4, 0), (0, 6), (3, 5)):
+        content = pixels[..., 40:240, 60:260]
+        moved = pixels[..., 40 - rows : 240 - rows, 60 - columns : 260 - columns]
+        found = regional.bg_shift(moved, content, mask)
+        assert found == pytest.approx(math.hypot(rows, columns)), (rows, columns)
 
 
 def test_a_region_that_changed_is_no_movement() -> None:

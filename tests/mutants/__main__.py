@@ -79,8 +79,8 @@ def tree() -> Iterator[Path]:
         yield copy
 
 
-def run(copy: Path, test: str, log: Path) -> int:
-    """The exit status of pytest on one test of the copy, in a forked process."""
+def run(copy: Path, tests: list[str], log: Path) -> int:
+    """The exit status of pytest on tests of the copy, in a forked process."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -96,7 +96,7 @@ def run(copy: Path, test: str, log: Path) -> int:
         import pytest
 
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(copy)]
-        code = int(pytest.main([test, *options]))
+        code = int(pytest.main([*tests, *options]))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -128,12 +128,16 @@ def main() -> int:
     began = time.monotonic()
     with tree() as copy:
         log = copy / "pytest.log"
+        if not found or run(copy, sorted({mutant.test for mutant in found}), log):
+            print("no mutants, or their tests fail without them")
+            print(*log.read_text(errors="replace").splitlines()[-LINES_SHOWN:], sep="\n")
+            return 1
         for mutant in found:
             file = copy / mutant.file
             before = file.read_text(encoding="utf-8")
             try:
                 file.write_text(mutate(before, mutant), encoding="utf-8")
-                status = run(copy, mutant.test, log)
+                status = run(copy, [mutant.test], log)
             finally:
                 file.write_text(before, encoding="utf-8")
             is_caught = status == TESTS_FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from stylecli.cli.options import (
 if TYPE_CHECKING:
     from stylecli.engine.scoring.evaluation import Evaluation
     from stylecli.engine.scoring.rows import Scored
+    from stylecli.recipe.load import Resolved
 
 WHAT, JUDGE, OUTPUT = "What is scored", "How", options.OUTPUT
 LIST = "list"
@@ -161,7 +163,7 @@ def evaluate(
         {
             "device.name": device,
             "evaluate.preset": preset,
-            "evaluate.metrics": metrics.split(",") if metrics else None,
+            "evaluate.metrics": [w.strip() for w in metrics.split(",")] if metrics else None,
             "evaluate.anchors": [] if no_anchors else None,
         },
     )
@@ -185,11 +187,12 @@ def evaluate(
             baseline=baseline,
             fail_under=fail_under or (),
             wait=wait,
+            dry_run=dry_run,
         ),
         console,
     )
     if dry_run:
-        _show(evaluation)
+        _show(evaluation, resolved)
         return
     outcome = evaluation.run(_say)
     from stylecli.artifacts.tables import json_rows, markdown
@@ -197,13 +200,18 @@ def evaluate(
 
     for table in tables(outcome):
         console.result({"table": table.title, "cells": json_rows(table)}, text=markdown(table))
+    evaluation.check_bounds(outcome)
 
 
 def _say(scored: Scored) -> None:
     from stylecli.engine.scoring import report
 
+    row = report.row(scored)
+    if scored.case.method != scored.case.item.method:
+        # An anchor was not asked for by name: it neither counts as an item nor fails as one.
+        del row["status"]
     # A person gets the table; a program every row.
-    console.result(report.row(scored), text="")
+    console.result(row, text="")
 
 
 def _list(name: str) -> None:
@@ -227,8 +235,14 @@ def _list(name: str) -> None:
         console.result(row, text=text)
 
 
-def _show(evaluation: Evaluation) -> None:
-    """The plan: how much, by which metrics, and what is missing."""
+def _show(evaluation: Evaluation, resolved: Resolved) -> None:
+    """The settings and the plan: how much, by which metrics, and what is missing."""
+    settings = {
+        f"evaluate.{key}": value
+        for key, value in resolved.recipe.evaluate.model_dump(mode="json").items()
+    }
+    lines = (f"{k:<28} {json.dumps(v)}  # {resolved.origin[k]}" for k, v in settings.items())
+    console.result({"recipe": settings}, text="\n".join(lines))
     methods = evaluation.methods
     console.result(
         {"methods": methods, "items": len(evaluation.items)},

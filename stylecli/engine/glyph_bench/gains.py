@@ -30,7 +30,7 @@ class Gain:
     Attributes:
         closed: 1 - mean d(O, T) / mean d(C, T): the share of all the way there was to go.
         over_content: Mean of 1 - d(O, T) / d(C, T): 1 is the target, 0 the content left alone.
-        over_style: The same against the style picture.
+        over_style: The same against the style picture, the first where there are several.
         over_both: The same against the nearer of the two.
         wins: Share of items nearer than content, and nearer than the content in the style's
             colours.
@@ -70,10 +70,14 @@ def measure(
         if method == "content_copy" or not table[method]:
             continue
         kept, ratios, wins = [], [], []
+        excluded = 0
         for entry in rows:
             of = {name: table.get(name, {}).get(entry.id, math.nan) for name in (*ANCHORS, method)}
             content, style, own = of["content_copy"], of["style_copy"], of[method]
-            if math.isnan(content + style + own) or min(content, style) < NO_DISTANCE:
+            if math.isnan(content + style + own):
+                continue
+            if min(content, style) < NO_DISTANCE:
+                excluded += 1
                 continue
             kept.append(entry)
             ratios.append((own / content, own / style, own / min(content, style)))
@@ -104,7 +108,7 @@ def measure(
                 over_style=interval(by_reference[1]),
                 over_both=interval(by_reference[2]),
                 wins=interval(wins),
-                excluded=len(table[method]) - len(kept),
+                excluded=excluded,
             )
         )
     return found

@@ -7,6 +7,7 @@ answer is how much of the way from the content to the target a method goes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.artifacts import glyphs, images
-from stylecli.artifacts.files import replacing, to_json, write_atomic
-from stylecli.artifacts.glyphs import FAMILIES, Icon
+from stylecli.artifacts.files import to_json, write_atomic
+from stylecli.artifacts.glyphs import FAMILIES, Family, Icon
 from stylecli.engine import commands
 from stylecli.engine.context import Reporter
 from stylecli.engine.request import Contents, Destination, Prepared
@@ -173,33 +174,46 @@ def draw(icon: Icon, px: int) -> Float[Tensor, "3 px px"]:
     return canvas.clamp(0, 1)
 
 
-def build(asked: Asked) -> list[Question]:
-    """Write every picture, who drew it, and the manifests that methods and scores read.
+def read(asked: Asked) -> list[Question]:
+    """The questions; nothing is drawn yet.
 
     Raises:
         InputError: A family is missing; the fix is the npm command that fetches it.
+        UsageError: The source is no family, or one whose drawings are answers.
     """
-    wanted = {
+    return questions(glyphs.read_icons(asked.icons, _families(asked)), asked)
+
+
+def write(asked: Asked, found: Sequence[Question]) -> None:
+    """Draw every picture, and note who drew it; what is there of other questions is replaced."""
+    for place, icon in {p: icon for q in found for p, icon in q.pictures().items()}.items():
+        pixels = images.to_pixels(draw(icon, asked.px))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+        path = asked.output / place
+        # Left alone where it is the same: scores are found again by files.
+        if not path.is_file() or path.read_bytes() != buffer.getvalue():
+            write_atomic(path, buffer.getvalue())
+    drawn_by = [
+        f"* {name}: {f.author}, {f.licence}, npm `@iconify-json/{name}`"
+        for name, f in _families(asked).items()
+    ]
+    text = "# Who drew these pictures\n\n" + "\n".join(drawn_by) + "\n"
+    write_atomic(asked.output / "ATTRIBUTION.md", text.encode())
+
+
+def write_items(asked: Asked, found: Sequence[Question]) -> None:
+    """The manifest that is scored: every answer that is there, and the siblings."""
+    rows = (row for row in _items(asked, found) if (asked.output / str(row["output"])).is_file())
+    _write_rows(asked.output / ITEMS, rows)
+
+
+def _families(asked: Asked) -> dict[str, Family]:
+    return {
         name: family
         for name, family in FAMILIES.items()
         if family.is_held_out or name == asked.source
     }
-    found = questions(glyphs.read_icons(asked.icons, wanted or FAMILIES), asked)
-    for question in found:
-        for place, icon in question.pictures().items():
-            path = asked.output / place
-            if not path.exists():
-                pixels = images.to_pixels(draw(icon, asked.px))
-                with replacing(path) as stream:
-                    Image.fromarray(pixels.numpy()).save(stream, "PNG")
-    _write_rows(asked.output / ITEMS, _items(asked, found))
-    drawn_by = [
-        f"* {name}: {f.author}, {f.licence}, npm `@iconify-json/{name}`"
-        for name, f in wanted.items()
-    ]
-    text = "# Who drew these pictures\n\n" + "\n".join(drawn_by) + "\n"
-    write_atomic(asked.output / "ATTRIBUTION.md", text.encode())
-    return found
 
 
 def _items(asked: Asked, found: Sequence[Question]) -> Iterator[dict[str, object]]:

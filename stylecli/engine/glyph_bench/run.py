@@ -11,7 +11,8 @@ from stylecli.engine.context import Reporter
 from stylecli.engine.glyph_bench import gains, questions
 from stylecli.engine.glyph_bench.gains import Gain
 from stylecli.engine.glyph_bench.questions import METHODS, Asked, Question
-from stylecli.engine.run import Result
+from stylecli.engine.request import Prepared
+from stylecli.engine.run import Result, pending
 from stylecli.engine.scoring.evaluation import Evaluation, Wishes
 from stylecli.engine.scoring.items import Asked as Scored
 from stylecli.recipe.schema import Recipe
@@ -23,7 +24,7 @@ REPORT, GAINS, SHEET = "report", "gains.json", "best-and-worst.png"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlyphBench:
-    """A benchmark whose pictures are drawn."""
+    """A benchmark whose questions are known."""
 
     asked: Asked
     recipe: Recipe
@@ -32,13 +33,13 @@ class GlyphBench:
 
     @classmethod
     def prepare(cls, recipe: Recipe, asked: Asked, reporter: Reporter) -> GlyphBench:
-        """Draw the questions.
+        """Choose the questions; nothing is written.
 
         Raises:
             InputError: Icon families are missing.
             UsageError: An unknown family, or a size that does not fit.
         """
-        found = questions.build(asked)
+        found = questions.read(asked)
         sized = questions.at_size(recipe, asked.px)
         return cls(asked=asked, recipe=sized, reporter=reporter, questions=found)
 
@@ -49,10 +50,13 @@ class GlyphBench:
             LockedError: Another run writes to the same folders.
             WeightsError: The model is not on this machine, or cannot be loaded.
         """
+        questions.write(self.asked, self.questions)
         for name in self.asked.methods:
             for prepared in METHODS[name](self.recipe, self.asked, self.questions, self.reporter):
+                _forget_others(prepared)
                 for result in prepared.run():
                     each(result)
+        questions.write_items(self.asked, self.questions)
         evaluation = Evaluation.prepare(
             self.recipe,
             Scored(manifest=self.asked.output / questions.ITEMS),
@@ -81,3 +85,11 @@ class GlyphBench:
     def sheet_of(self, method: str) -> Path:
         """Where the best and the worst pictures of a method are shown."""
         return self.asked.output / f"{method}.{SHEET}"
+
+
+def _forget_others(prepared: Prepared) -> None:
+    """Remove answers to other questions, or by other settings: they would be scored as these."""
+    _, settled = pending(prepared.plan.jobs, overwrite=False)
+    for result in settled:
+        if result.status == "failed":
+            result.job.output.unlink(missing_ok=True)

@@ -16,7 +16,9 @@ class Entry:
     Attributes:
         content: What tells contents apart: `content_group`, or the picture's digest.
         style: The same for styles.
-        features: Extractor of a set metric -> keys in the store: the output's, the styles'.
+        features: Set metric -> keys in the store, of the output and of the styles; only of those
+            that this row can count for.
+        reasons: Metric -> why it has no value here.
     """
 
     id: str
@@ -25,12 +27,12 @@ class Entry:
     style: str
     values: Mapping[str, float]
     features: Mapping[str, tuple[str, ...]]
+    reasons: Mapping[str, str]
 
     @classmethod
     def of(cls, scored: Scored, bench: Bench) -> Entry:
-        """Of a scored case; one that failed is in no set."""
+        """Of a scored case."""
         case = scored.case
-        sets = {metric.fid for metric in bench.metrics if metric.kind == "set"}
         return cls(
             id=case.item.id,
             method=case.method,
@@ -38,10 +40,11 @@ class Entry:
             style=case.item.style_family or digest([shot.key for shot in case.styles]),
             values=scored.values,
             features={
-                extractor: tuple(
-                    bench.feature_key(extractor, shot) for shot in (case.output, *case.styles)
+                metric.name: tuple(
+                    bench.feature_key(metric.fid, shot) for shot in (case.output, *case.styles)
                 )
-                for extractor in sorted(sets)
-                if scored.error is None
+                for metric in bench.metrics
+                if metric.kind == "set" and metric.name not in scored.reasons
             },
+            reasons=scored.reasons,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from stylecli.engine.scoring.rows import Bench, Scored
 from stylecli.engine.scoring.summary import Aggregate, Outcome
 from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
-from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.table import Chosen, Metric
 from stylecli.evaluation.weights import WEIGHTS, Weights
 from stylecli.recipe.schema import Evaluate, Recipe
@@ -50,6 +51,7 @@ class Wishes:
     output: Path
     weights_dir: Path | None = None
     allow_download: bool = False
+    dry_run: bool = False
     compare: tuple[str, str] | None = None
     baseline: str | None = None
     fail_under: Sequence[str] = ()
@@ -106,8 +108,13 @@ class Evaluation:
         if settings.pair == "lexicographic":
             reporter.note(items.pairs_in_words(found_items))
         for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
-            if name not in settings.anchors:
+            if name in settings.anchors:
+                for role in ANCHORS[name].roles:
+                    items.require(found_items, role, name)
+            else:
                 items.choose_method(found_items, name)
+        if wishes.compare:
+            _require_shared(found_items, wishes.compare, settings)
         named = [metric for metric in chosen.metrics if metric.name in chosen.named]
         for metric in named:
             for column in metric.columns:
@@ -116,12 +123,12 @@ class Evaluation:
         def pull(weights: Weights) -> Path:
             return metric_weights.pull(weights, wishes.weights_dir)
 
-        found = Found.of(
-            chosen.metrics, wishes.weights_dir, pull if wishes.allow_download else None
-        )
-        _require_weights(named, found)
-        cache.ensure_writable()
-        return cls(
+        may_pull = pull if wishes.allow_download and not wishes.dry_run else None
+        found = Found.of(chosen.metrics, wishes.weights_dir, may_pull)
+        if not wishes.dry_run:
+            _require_weights(named, found)
+            cache.ensure_writable()
+        made = cls(
             settings=settings,
             items=found_items,
             chosen=chosen,
@@ -131,6 +138,13 @@ class Evaluation:
             bounds=bounds,
             baseline=baseline,
         )
+        if not made.ready and not wishes.dry_run:
+            raise UsageError(
+                "none of the metrics can be computed: "
+                + "; ".join(sorted({made.why_not(metric) for metric in chosen.metrics})),
+                fix="give --content and --style, or a manifest with those columns",
+            )
+        return made
 
     @property
     def methods(self) -> list[str]:
@@ -159,8 +173,6 @@ class Evaluation:
         Raises:
             LockedError: Another run writes to the same folder.
             WeightsError: A file is damaged.
-            UsageError: The two methods to compare share too little.
-            BelowThresholdError: A bound was not kept; the report is written all the same.
         """
         began = time.monotonic()
         folder = self.wishes.output
@@ -169,7 +181,9 @@ class Evaluation:
             FeatureStore(cache.cache_dir() / features.NAME) as store,
         ):
             networks = Networks(self.found.files, self.context.device)
-            bench = Bench(self.settings, self.ready, networks, store)
+            factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
+            wanted = dict.fromkeys([*self.ready, *factors])
+            bench = Bench(self.settings, list(wanted), networks, store)
             entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
             with report.row_files(folder, [m.name for m in self.ready if m.compute]) as write:
                 for scored in self._scored(bench):
@@ -185,7 +199,6 @@ class Evaluation:
             journal.append(
                 made_by | {"status": "done", "seconds": round(time.monotonic() - began, 3)}
             )
-        self._check_bounds(outcome.aggregates)
         return outcome
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
@@ -196,14 +209,14 @@ class Evaluation:
                 yield scored
 
     def _cases(self, album: Album) -> Iterator[Case]:
-        """Every item, and after the first of each id what the anchors make of it."""
-        seen: set[str] = set()
+        """Every item, and after the first of each id what the anchors make of its task."""
+        tasks: dict[str, list[Item]] = {}
         for item in self.items:
-            case = album.case(item)
-            yield case
-            if item.id not in seen:
-                seen.add(item.id)
-                yield from album.anchors(case, self.settings.anchors)
+            tasks.setdefault(item.id, []).append(item)
+        for item in self.items:
+            yield album.case(item)
+            if item is tasks[item.id][0]:
+                yield from album.anchors(tasks[item.id], self.settings.anchors)
 
     def _conclude(self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore) -> Outcome:
         groups = sets.groups_of(e.content for of_method in entries.values() for e in of_method)
@@ -211,7 +224,8 @@ class Evaluation:
         for method, of_method in entries.items():
             for metric in self.ready:
                 if metric.kind == "set":
-                    score = sets.score(metric, of_method, groups, store)
+                    own = sets.distinct(metric, of_method) if method in ANCHORS else of_method
+                    score = sets.score(metric, own, groups, store)
                     found.append(summary.of_set(metric, method, score))
                 else:
                     found.append(
@@ -226,41 +240,50 @@ class Evaluation:
         return Outcome(
             metrics=self.chosen.metrics,
             entries=entries,
-            aggregates=summary.with_rel(found),
+            aggregates=summary.with_rel(self.ready, found, entries),
             absent={m.name: why for m in self.chosen.metrics if (why := self.why_not(m))},
             compared=self.wishes.compare,
-            comparisons=self._compare(entries, found),
+            comparisons=self._compare(entries, groups, store),
             baseline=self.baseline,
         )
 
     def _compare(
-        self, entries: Mapping[str, Sequence[Entry]], aggregates: Sequence[Aggregate]
+        self,
+        entries: Mapping[str, Sequence[Entry]],
+        groups: Mapping[str, int],
+        store: FeatureStore,
     ) -> list[Comparison]:
         if self.wishes.compare is None:
             return []
-        found = [
-            difference
-            for metric in self.ready
-            if (
-                difference := summary.difference(
-                    metric, self.wishes.compare, entries, aggregates, self.settings
-                )
+        first, second = (entries.get(method, ()) for method in self.wishes.compare)
+        found: list[Comparison] = []
+        for metric in self.ready:
+            difference = (
+                summary.difference_of_rows(metric, first, second, self.settings)
+                if metric.kind == "row"
+                else summary.difference_of_sets(metric, first, second, groups, store)
             )
-        ]
+            found += [difference] if difference else []
         adjusted = statistics.holm([one.p for one in found])
         return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
-    def _check_bounds(self, aggregates: Sequence[Aggregate]) -> None:
+    def check_bounds(self, outcome: Outcome) -> None:
+        """Compare what was found with what was asked for.
+
+        Raises:
+            BelowThresholdError: A bound was not kept; the report is written all the same.
+        """
+        values = {(one.method, one.metric): one.value for one in outcome.aggregates}
         broken = [
-            f"{one.metric} of {one.method} is {one.value:.4g}, bound {bound.value:g}"
+            f"{bound.metric.name} of {method} is {value:.4g}, bound {bound.value:g}"
             for bound in self.bounds
-            for one in aggregates
-            if one.metric == bound.metric.name
-            and (one.method == bound.method if bound.method else one.method not in ANCHORS)
-            and not bound.is_kept(one.value)
+            for method in ([bound.method] if bound.method else self.methods)
+            if not bound.is_kept(value := values.get((method, bound.metric.name), math.nan))
         ]
         if broken:
-            raise BelowThresholdError("\n".join(broken), fix="the report says which rows are worst")
+            raise BelowThresholdError(
+                "\n".join(broken), fix=f"{report.ROWS} in the report has every item's figure"
+            )
 
     def _provenance(self, weights: Mapping[str, str]) -> dict[str, object]:
         """What a later reader needs to know: no folder, no name of a person."""
@@ -276,12 +299,29 @@ class Evaluation:
         return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
 
 
+def _require_shared(found: Sequence[Item], pair: tuple[str, str], settings: Evaluate) -> None:
+    """Two methods are compared on the same tasks, or not at all."""
+    ids = [
+        {item.id for item in found if name in settings.anchors or item.method == name}
+        for name in pair
+    ]
+    shared, most = len(ids[0] & ids[1]), max(map(len, ids))
+    if not shared or (shared < MIN_SHARED * most and not settings.allow_partial):
+        raise UsageError(
+            f"{pair[0]} and {pair[1]} share {shared} of {most} items",
+            fix="score both on the same items"
+            + (", or --set evaluate.allow_partial=true" if shared else ""),
+        )
+
+
 def _bound(text: str) -> Bound:
     match = _THRESHOLD.fullmatch(text)
     try:
         if match is None:
             raise ValueError
         value = float(match["value"])
+        if not math.isfinite(value):
+            raise ValueError
     except ValueError as error:
         raise UsageError(
             f"--fail-under {text!r} is not METRIC=VALUE", fix="such as --fail-under ssim=0.4"
@@ -299,7 +339,7 @@ def _require_weights(named: Sequence[Metric], found: Found) -> None:
     }
     if faults:
         first, *_ = (found.missing[need].fix for need in faults)
-        drop = ", ".join(f"-{m.name}" for m in named if any(n in faults for n in m.needs))
+        drop = ",".join(f"-{m.name}" for m in named if any(n in faults for n in m.needs))
         raise WeightsError(
             "\n".join(faults.values()), fix=f"{first}; or leave it out: --metrics {drop}"
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from stylecli.artifacts import journal, store
 from stylecli.engine import inputs
-from stylecli.errors import InputError, UsageError
+from stylecli.errors import InputError, UsageError, did_you_mean
 from stylecli.recipe.schema import Evaluate
 
 FILES = ("output", "content", "style", "mask", "target")
@@ -23,6 +23,7 @@ PATTERNS = (
     r"(?P<content>.+)_stylized_(?P<style>.+)",
 )
 SHOWN_PAIRS = 5
+ANCHOR_NAMES = frozenset(get_args(get_args(Evaluate.model_fields["anchors"].annotation)[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +80,19 @@ def collect(asked: Asked, settings: Evaluate) -> list[Item]:
             method is there twice.
         UsageError: Options that do not fit together.
     """
-    if asked.methods and len(asked.methods) != len(asked.results):
+    if (asked.contents or asked.styles) and not asked.results:
         raise UsageError(
-            f"{len(asked.methods)} names for {len(asked.results)} folders",
+            "--content and --style are for folders of results, and none was named",
+            fix="a manifest names its own",
+        )
+    folders = [folder for name in asked.results for folder in _folders(name)]
+    if asked.methods and len(asked.methods) != len(folders):
+        raise UsageError(
+            f"{len(asked.methods)} names for {len(folders)} folders",
             fix="one --method for each folder",
         )
     items = _from_manifest(asked.manifest) if asked.manifest else []
-    for index, name in enumerate(asked.results):
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
-            raise InputError(f"{name} is not a folder of results", fix="or give --manifest FILE")
+    for index, folder in enumerate(folders):
         method = asked.methods[index] if asked.methods else folder.resolve().name
         contents, styles = inputs.expand(asked.contents), inputs.expand(asked.styles)
         if any(journal.NAME.fullmatch(file.name) for file in folder.iterdir()):
@@ -102,6 +106,18 @@ def collect(asked: Asked, settings: Evaluate) -> list[Item]:
     items = _limited(items, settings.limit)
     _check(items)
     return items
+
+
+def _folders(name: str) -> list[Path]:
+    """A folder, or those that a quoted glob names."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return [folder]
+    names = glob.glob(str(folder)) if glob.has_magic(name) else []  # noqa: PTH207  may be absolute
+    found = sorted(path for path in map(Path, names) if path.is_dir())
+    if not found:
+        raise InputError(f"{name} is not a folder of results", fix="or give --manifest FILE")
+    return found
 
 
 def _from_manifest(path: Path) -> list[Item]:
@@ -140,7 +156,9 @@ def _from_run(
     """
     by_hash = {store.file_sha256(path): path for path in (*contents, *styles)}
     found = []
-    for row in journal.latest(folder).values():
+    latest = sorted(journal.latest(folder).values(), key=lambda row: str(row.get("finished", "")))
+    # A file that was made again with other settings has two rows; the newer one tells of it.
+    for row in {str(row.get("output", "")): row for row in latest}.values():
         output = folder / str(row.get("output", ""))
         is_picture = output.suffix.lower() in inputs.IMAGE_SUFFIXES
         if row.get("status") != "done" or not is_picture or not output.is_file():
@@ -182,14 +200,19 @@ def _by_name(
     pattern: str | None,
 ) -> list[Item]:
     """Outputs of others, whose names say what they are of."""
-    stems = ({p.stem: p for p in contents}, {p.stem: p for p in styles})
+    stems = (_by_stem(contents, "content"), _by_stem(styles, "style"))
     found = []
     for output in inputs.expand([str(folder)]):
         matched = [_match(p, output.stem, stems) for p in ([pattern] if pattern else PATTERNS)]
         content, style = max(matched, key=lambda pair: sum(map(bool, pair)))
-        if content is None and style is None and (contents or styles):
+        lacking = [
+            role
+            for role, named, match in (("content", contents, content), ("style", styles, style))
+            if named and match is None
+        ]
+        if lacking:
             raise InputError(
-                f"{output}: its name fits no content and no style",
+                f"{output}: its name fits no {' and no '.join(lacking)}",
                 fix="--set evaluate.pattern='(?P<content>.+)-(?P<style>.+)', evaluate.pair="
                 "lexicographic, or --manifest FILE",
             )
@@ -203,6 +226,18 @@ def _by_name(
                 place=str(output),
             )
         )
+    return found
+
+
+def _by_stem(paths: Sequence[Path], role: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(
+                f"two of --{role} have one name: {other} and {path}",
+                fix="rename one, or give --manifest FILE",
+            )
     return found
 
 
@@ -258,18 +293,28 @@ def pairs_in_words(items: Sequence[Item]) -> str:
 
 
 def _limited(items: Sequence[Item], limit: int | None) -> list[Item]:
-    seen: dict[str, int] = {}
-    kept = []
-    for item in items:
-        seen[item.method] = seen.get(item.method, 0) + 1
-        if limit is None or seen[item.method] <= limit:
-            kept.append(item)
-    return kept
+    """All rows of the first so many ids: methods stay comparable."""
+    ids = list(dict.fromkeys(item.id for item in items))[:limit]
+    kept = set(ids)
+    return [item for item in items if item.id in kept]
 
 
 def _check(items: Sequence[Item]) -> None:
     first: dict[tuple[str, str], Item] = {}
+    tasks: dict[str, Item] = {}
     for item in items:
+        if item.method in ANCHOR_NAMES:
+            raise InputError(
+                f"{item.place}  a method cannot be called {item.method!r}: it is one of the copies",
+                fix="--method NAME, or another name in the manifest",
+            )
+        task = tasks.setdefault(item.id, item)
+        if (task.content, task.style) != (item.content, item.style):
+            raise InputError(
+                f"{item.place}  the item {item.id!r} of {item.method!r} has another content or "
+                f"style than that of {task.method!r} at {task.place}",
+                fix="equal ids are equal tasks: give it another id",
+            )
         other = first.setdefault((item.method, item.id), item)
         if other is not item:
             raise InputError(
@@ -309,6 +354,5 @@ def choose_method(items: Sequence[Item], name: str) -> str:
     methods = list(dict.fromkeys(item.method for item in items))
     if name in methods:
         return name
-    near = difflib.get_close_matches(name, methods, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, methods)
     raise UsageError(f"no method is called {name!r}", fix=f"{hint}known: {', '.join(methods)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.artifacts.store import digest
 from stylecli.backbone.registry import ASSETS
 from stylecli.errors import WeightsError
 from stylecli.evaluation import weights
@@ -126,8 +128,13 @@ class Networks:
         """Digest of the weights behind a name; part of every key in the cache."""
         own = {"pocket-lpips": "lpips", "pocket-embedding": "lpips", "pocket-clip": "clip"}
         if name in own:
-            return weights.fingerprint(POCKET / own[name] / "model.safetensors")
-        return "+".join(weights.fingerprint(self._files[need]) for need in NEEDS[name])
+            # Its tokenizer and its shape decide as much as its weights.
+            files = sorted(file for file in (POCKET / own[name]).iterdir() if file.is_file())
+            return digest([weights.fingerprint(file) for file in files])
+        parts = [weights.fingerprint(self._files[need]) for need in NEEDS[name]]
+        if name.startswith("lpips-"):
+            parts.append(f"heads of lpips {version('lpips')}")
+        return "+".join(parts)
 
     def _load(self, name: str) -> Any:
         # Each brings in a library that the others do not need.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from stylecli.evaluation import metrics, palette, pixels
 from stylecli.recipe.schema import Evaluate
 
 # A 20 x 40 grid asks for each content forty times, in a row.
-KEPT_PICTURES = 64
+KEPT_BYTES = 2**28
 MAX_ASPECT_ERROR = 0.01
 PAIR_PX = 512
 MASK_THRESHOLD = 128
@@ -30,19 +31,21 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """The last few things made, by key."""
+    """The last things made, by key, up to so many bytes; the newest always."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, most_bytes: int, size: Callable[[T], int]) -> None:
+        self._most, self._size = most_bytes, size
         self._kept: OrderedDict[object, T] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: object, make: Callable[[], T]) -> T:
         """The thing of this key, made if need be."""
         if key not in self._kept:
-            self._kept[key] = make()
+            self._kept[key] = made = make()
+            self._bytes += self._size(made)
         self._kept.move_to_end(key)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        while self._bytes > self._most and len(self._kept) > 1:
+            self._bytes -= self._size(self._kept.popitem(last=False)[1])
         return self._kept[key]
 
 
@@ -84,14 +87,10 @@ class Album:
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store
-        self._recent: Recent[Tensor] = Recent(KEPT_PICTURES)
+        self._recent: Recent[Tensor] = Recent(KEPT_BYTES, lambda pixels: pixels.nbytes)
 
     def case(self, item: Item) -> Case:
-        """An item's own output.
-
-        Raises:
-            ItemError: A file vanished.
-        """
+        """An item's own output; a file that vanished fails when it is looked at."""
         return Case(
             item=item,
             method=item.method,
@@ -102,8 +101,21 @@ class Album:
             mask=self._shot(item.mask) if item.mask else None,
         )
 
-    def anchors(self, case: Case, names: Sequence[str]) -> Iterator[Case]:
-        """What trivial methods would have put in the output's place, where they could."""
+    def anchors(self, items: Sequence[Item], names: Sequence[str]) -> Iterator[Case]:
+        """What trivial methods would have put in the outputs' place, where they could.
+
+        Args:
+            items: The same task's, of all methods; the first output that is a picture gives the
+                size.
+            names: Keys of `ANCHORS`.
+        """
+        for item in items:
+            with contextlib.suppress(ItemError):
+                size = images.size_of(item.output)
+                break
+        else:
+            return
+        case = self.case(item)
         for name in names:
             takes = ANCHORS[name]
             inputs = [shot for role in takes.roles for shot in case.shots(role)[:1]]
@@ -112,19 +124,17 @@ class Album:
             yield Case(
                 item=case.item,
                 method=name,
-                output=self._made(name, takes, inputs, case.output),
+                output=self._made(name, takes, inputs, size),
                 content=case.content,
                 styles=case.styles,
                 target=case.target,
                 mask=case.mask,
             )
 
-    def _made(self, name: str, takes: Anchor, inputs: list[Shot], like: Shot) -> Shot:
-        # The size is the output's, so what is made depends on it too.
-        key = digest([name, takes.version, *(shot.key for shot in inputs), like.key])
+    def _made(self, name: str, takes: Anchor, inputs: list[Shot], size: tuple[int, int]) -> Shot:
+        key = digest([name, takes.version, *(shot.key for shot in inputs), *size])
 
         def make() -> Tensor:
-            size = like.load().shape[:2]
             first, *others = (shot.load() for shot in inputs)
             return takes.make(pixels.resize_u8(first, size, "bilinear"), *others)
 
@@ -133,8 +143,8 @@ class Album:
     def _shot(self, path: Path) -> Shot:
         try:
             key = self._store.file_digest(path)
-        except OSError as error:
-            raise ItemError(f"{path}: {error.strerror}", fix="check the name") from error
+        except OSError:
+            key = f"unreadable {path}"
         return Shot(key, lambda: self._recent.get(path, lambda: images.read(path).pixels))
 
 

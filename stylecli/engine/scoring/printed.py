@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
 from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
 from stylecli.evaluation.comparison import Comparison
@@ -28,6 +29,8 @@ def tables(outcome: Outcome) -> list[Table]:
     ]
     if outcome.compared and outcome.comparisons:
         found.append(_comparison(outcome.compared, outcome.comparisons))
+    if outcome.baseline:
+        found.append(_reported(outcome.baseline))
     if outcome.absent:
         found.append(_absent(outcome.absent))
     return found
@@ -54,12 +57,6 @@ def _scores(outcome: Outcome, title: str, metrics: Sequence[Metric]) -> Table:
             _cell(by_key[method, metric.name], method, outcome, significant) for metric in metrics
         ]
         rows.append(Row(method, "anchor" if is_anchor(method) else "method", tuple(cells)))
-    if outcome.baseline:
-        for published in outcome.baseline.rows:
-            values = [published.values.get(metric.name) for metric in metrics]
-            if any(value is not None for value in values):
-                label = " ".join(filter(None, (published.method, published.dataset)))
-                rows.append(Row(label, "published", tuple(Cell(v) for v in values)))
     columns = tuple(
         _column(metric, [a for a in outcome.aggregates if a.metric == metric.name])
         for metric in metrics
@@ -89,7 +86,7 @@ def _column(metric: Metric, aggregates: Sequence[Aggregate]) -> Column:
     # Fréchet distances shrink as pictures are added, so unequal sets have no order.
     is_ranked = metric.kind == "row" or len(sizes) < 2
     arrow = ("up" if metric.better == "higher" else "down") if is_ranked else ""
-    largest = max((abs(a.value) for a in aggregates if not math.isnan(a.value)), default=0.0)
+    largest = max((abs(a.value) for a in aggregates if math.isfinite(a.value)), default=0.0)
     digits = 1 if largest >= 100 else 2 if largest >= 10 else 3
     return Column(metric.name, arrow, digits)  # type: ignore[arg-type]
 
@@ -115,8 +112,6 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             f"{', '.join(copied)}: copying the style scores better than every method, so this "
             "detects style and does not judge a transfer"
         )
-    if outcome.baseline:
-        notes += outcome.baseline.caveats
     return notes
 
 
@@ -154,11 +149,45 @@ def _comparison(pair: tuple[str, str], comparisons: Sequence[Comparison]) -> Tab
         )
         others = (Cell(v) for v in (one.p, one.p_holm, one.effect, one.win_rate))
         rows.append(Row(one.metric, "method", (first, *others)))
-    notes = (
+    notes = [
         "p: sign-flip permutation of whole contents and of whole styles, the larger of the two; "
-        "for sets the jackknife's normal",
+        "for sets Student's, by the jackknife",
+    ]
+    notes += [
+        f"{one.metric}: {one.dropped} items of one method only, {one.missing} without a value"
+        for one in comparisons
+        if one.dropped or one.missing
+    ]
+    return Table(f"{pair[0]} minus {pair[1]}", columns, tuple(rows), tuple(notes))
+
+
+def _reported(baseline: Baseline) -> Table:
+    """A table of its own: the paper's pictures were others, and so are some of its scales."""
+    columns = tuple(
+        Column(
+            name,
+            "up" if about.better == "higher" else "down",
+            max((row.digits.get(name, 0) for row in baseline.rows), default=3),
+            note=f"printed as {about.published_as}"
+            + ("" if about.scale_known else "; its scale is not known: compare ranks only"),
+        )
+        for name, about in baseline.metrics.items()
     )
-    return Table(f"{pair[0]} minus {pair[1]}", columns, tuple(rows), notes)
+    rows = tuple(
+        Row(
+            " ".join(filter(None, (row.method, row.dataset))),
+            "published",
+            tuple(Cell(row.values.get(name), row.std.get(name)) for name in baseline.metrics),
+        )
+        for row in baseline.rows
+    )
+    return Table(
+        f"Reported by {baseline.paper}",
+        columns,
+        rows,
+        baseline.caveats,
+        plus_minus="standard deviation over pictures, as printed",
+    )
 
 
 def _absent(absent: Mapping[str, str]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +24,11 @@ from stylecli.evaluation.table import Metric
 from stylecli.recipe.schema import Evaluate
 
 # VGG19's five taps of a 512 px picture are 160 MB.
-KEPT_TAPS = 3
+KEPT_TAP_BYTES = 2**29
+KEPT_TEXT_BYTES = 2**22
 POCKET_TAPS_PX = 256
+# How far rounding may carry a score over the end of its range.
+TOLERANCE = 1e-4
 
 T = TypeVar("T")
 
@@ -60,8 +62,10 @@ class Bench:
         self.metrics = metrics
         self.networks = networks
         self.store = store
-        self.recent_taps: Recent[list[Tensor]] = Recent(KEPT_TAPS)
-        self._texts: dict[tuple[str, str], Tensor] = {}
+        self.recent_taps: Recent[list[Tensor]] = Recent(
+            KEPT_TAP_BYTES, lambda taps: sum(tap.nbytes for tap in taps)
+        )
+        self._texts: Recent[Tensor] = Recent(KEPT_TEXT_BYTES, lambda vector: vector.nbytes)
         self._unusable: dict[str, ItemError] = {}
 
     def score_all(self, cases: Iterable[Case]) -> Iterator[Scored]:
@@ -91,6 +95,13 @@ class Bench:
                 # Too small for one network is not too small for the others.
                 reasons[metric.name] = error.what
                 errors.append(error)
+            except (RuntimeError, ValueError, ArithmeticError, IndexError, MemoryError) as error:
+                # Nor is a fault of ours, or a full memory, in one of them.
+                said = f"{metric.name}: unexpected {type(error).__name__}: {error}"
+                reasons[metric.name] = said.partition("\n")[0]
+                errors.append(
+                    ItemError(reasons[metric.name], fix="look at the picture, or report it")
+                )
         return Scored(case, values, reasons, errors[0] if errors else None)
 
     def _value(self, metric: Metric, case: Case, view: RowView) -> float:
@@ -101,8 +112,11 @@ class Bench:
         assert metric.compute is not None  # noqa: S101  only row metrics come here
         with torch.no_grad():
             value = metric.compute(view)
-        if math.isnan(value):
-            raise ItemError(f"{metric.name} is not a number", fix="look at the pictures")
+        if not metric.low - TOLERANCE <= value <= metric.high + TOLERANCE:
+            raise ItemError(
+                f"{metric.name} is {value}, outside {metric.low} to {metric.high}",
+                fix="look at the pictures",
+            )
         self.store.put({key: [value]})
         # As the store will give it back next time: a float32.
         return float(torch.tensor(value, dtype=torch.float32))
@@ -133,6 +147,7 @@ class Bench:
                 "of": of,
                 "settings": {name: getattr(self.settings, name) for name in metric.settings},
                 "weights": [self.networks.identity(use) for use in metric.uses],
+                "device": self.networks.device.type,
             }
         )
 
@@ -144,6 +159,8 @@ class Bench:
                 "weights": self.networks.identity(extractor),
                 "preprocessing": PREPROCESSING[extractor],
                 "picture": shot.key,
+                "device": self.networks.device.type,
+                "batch": self.settings.batch,
             }
         )
 
@@ -160,7 +177,8 @@ class Bench:
             if key in self._unusable:
                 raise self._unusable[key]
             vector = self.store.get(key)
-            assert vector is not None, key  # noqa: S101  it was filled a line ago
+            if vector is None:
+                raise ItemError("the cache was emptied meanwhile", fix="run it again")
             found.append(torch.from_numpy(vector))
         return torch.stack(found)
 
@@ -194,9 +212,8 @@ class Bench:
 
     def text(self, extractor: str, text: str) -> Float[Tensor, "1 d"]:
         """A text's unit vector; methods are asked with the same few texts over and over."""
-        if (extractor, text) not in self._texts:
-            self._texts[extractor, text] = self.networks.text(extractor, text)
-        return self._texts[extractor, text]
+        make = partial(self.networks.text, extractor, text)
+        return self._texts.get((extractor, text), make)
 
 
 class RowView:

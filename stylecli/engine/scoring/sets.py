@@ -50,6 +50,15 @@ def groups_of(contents: Iterable[str]) -> dict[str, int]:
     return {content: index % GROUPS for index, content in enumerate(sorted(set(contents)))}
 
 
+def distinct(metric: Metric, entries: Sequence[Entry]) -> list[Entry]:
+    """Each output once: a copy of one picture for forty tasks is one sample, not forty."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        if metric.name in entry.features:
+            first.setdefault(entry.features[metric.name][0], entry)
+    return list(first.values())
+
+
 def score(
     metric: Metric,
     entries: Sequence[Entry],
@@ -60,11 +69,11 @@ def score(
     counted = [
         entry
         for entry in entries
-        if metric.fid in entry.features and (not metric.lpips or metric.lpips in entry.values)
+        if metric.name in entry.features and (not metric.lpips or metric.lpips in entry.values)
     ]
-    outputs = [entry.features[metric.fid][0] for entry in counted]
+    outputs = [entry.features[metric.name][0] for entry in counted]
     # A repeated reference is not another sample.
-    references = list(dict.fromkeys(k for entry in counted for k in entry.features[metric.fid][1:]))
+    references = list(dict.fromkeys(k for e in counted for k in e.features[metric.name][1:]))
     if min(len(outputs), len(references)) < 2:
         reason = f"{len(outputs)} outputs and {len(references)} styles; two of each are needed"
         return SetScore(math.nan, len(outputs), len(references), {}, reason=reason)
@@ -110,7 +119,8 @@ def _frechet(
         return _leaving_out(
             groups, lambda kept: frechet.frechet_distance_features(ours[kept], theirs)
         )
-    (theirs_moments,) = _moments(references, torch.zeros(len(references))).values()
+    (reference,) = _moments(references, torch.zeros(len(references))).values()
+    factor = frechet.factor_of(reference)
     by_group = _moments(outputs, groups)
 
     def distance(left_out: int | None) -> float:
@@ -118,7 +128,7 @@ def _frechet(
         total = kept[0]
         for other in kept[1:]:
             total = total.merge(other)
-        return frechet.frechet_distance(total, theirs_moments)
+        return frechet.frechet_distance(total, reference, factor=factor)
 
     return distance(None), _enough({group: distance(group) for group in by_group})
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from stylecli.artifacts.baselines import Baseline
+from stylecli.artifacts.features import FeatureStore
+from stylecli.engine.scoring import sets
 from stylecli.engine.scoring.entries import Entry
 from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.engine.scoring.sets import SetScore
@@ -17,6 +20,8 @@ from stylecli.evaluation.table import Metric
 from stylecli.recipe.schema import Evaluate
 
 COPIES = ("content_copy", "style_copy")
+# Copies that score the same span no scale.
+NO_SPAN = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,9 @@ def of_rows(
     having = [entry for entry in entries if metric.name in entry.values]
     missing = len(entries) - len(having)
     if not having:
-        reason = f"no item has {', '.join(metric.columns)}"
+        # The most frequent of them: usually all are one.
+        said = Counter(entry.reasons.get(metric.name, "not scored") for entry in entries)
+        reason = said.most_common(1)[0][0] if said else "no items"
         return Aggregate(
             method=method, metric=metric.name, interval=NOTHING, n_missing=missing, reason=reason
         )
@@ -117,16 +124,34 @@ def of_set(metric: Metric, method: str, score: SetScore) -> Aggregate:
     )
 
 
-def with_rel(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
-    """Style metrics beside both copies: how far from one to the other."""
-    values = {(a.method, a.metric): a.value for a in aggregates}
+def with_rel(
+    metrics: Sequence[Metric],
+    aggregates: Sequence[Aggregate],
+    entries: Mapping[str, Sequence[Entry]],
+) -> list[Aggregate]:
+    """How far from content copy to style copy a method is, on the items it has values for.
+
+    Not for sets: their copies are of other numbers.
+    """
+    copies: dict[str, dict[str, Mapping[str, float]]] = {
+        copy: {entry.id: entry.values for entry in entries.get(copy, ())} for copy in COPIES
+    }
+    kinds = {metric.name: metric.kind for metric in metrics}
     found = []
     for one in aggregates:
-        content, style = (values.get((copy, one.metric), math.nan) for copy in COPIES)
+        ids = [entry.id for entry in entries[one.method] if one.metric in entry.values]
+        content, style = (
+            _mean([copies[copy].get(id_, {}).get(one.metric, math.nan) for id_ in ids])
+            for copy in COPIES
+        )
         span = style - content
-        rel = (one.value - content) / span if abs(span) > 1e-9 else math.nan
-        found.append(one if math.isnan(rel) else replace(one, rel=rel))
+        is_defined = kinds[one.metric] == "row" and abs(span) > NO_SPAN
+        found.append(replace(one, rel=(one.value - content) / span) if is_defined else one)
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def detectors(metrics: Sequence[Metric], aggregates: Sequence[Aggregate]) -> list[str]:
@@ -152,39 +177,47 @@ def is_anchor(method: str) -> bool:
     return method in ANCHORS
 
 
-def difference(
-    metric: Metric,
-    pair: tuple[str, str],
-    entries: Mapping[str, Sequence[Entry]],
-    aggregates: Sequence[Aggregate],
-    settings: Evaluate,
+def difference_of_rows(
+    metric: Metric, first: Sequence[Entry], second: Sequence[Entry], settings: Evaluate
 ) -> Comparison | None:
     """The first method minus the second, paired by item; None where one has no numbers.
 
     Raises:
         UsageError: They share too few items.
     """
-    if metric.kind == "row":
-        # A row that failed is a pair without a difference, not an item that is not shared.
-        first, second = (
-            {e.id: e.values.get(metric.name, math.nan) for e in entries[method]} for method in pair
-        )
-        if all(map(math.isnan, first.values())) or all(map(math.isnan, second.values())):
-            return None
-        keys = {e.id: e for method in pair for e in entries[method]}
-        return comparison.compare(
-            first,
-            second,
-            {id_: e.content for id_, e in keys.items()},
-            {id_: e.style for id_, e in keys.items()},
-            metric=metric.name,
-            better=metric.better,
-            seed=settings.seed,
-            resamples=settings.resamples,
-            allow_partial=settings.allow_partial,
-        )
-    by_method = {a.method: a for a in aggregates if a.metric == metric.name}
-    one, other = by_method[pair[0]], by_method[pair[1]]
+    # A row that failed is a pair without a difference, not an item that is not shared.
+    ours, theirs = (
+        {e.id: e.values.get(metric.name, math.nan) for e in of} for of in (first, second)
+    )
+    if all(map(math.isnan, ours.values())) or all(map(math.isnan, theirs.values())):
+        return None
+    tasks = {e.id: e for e in (*first, *second)}
+    return comparison.compare(
+        ours,
+        theirs,
+        {id_: e.content for id_, e in tasks.items()},
+        {id_: e.style for id_, e in tasks.items()},
+        metric=metric.name,
+        better=metric.better,
+        seed=settings.seed,
+        resamples=settings.resamples,
+        allow_partial=settings.allow_partial,
+    )
+
+
+def difference_of_sets(
+    metric: Metric,
+    first: Sequence[Entry],
+    second: Sequence[Entry],
+    groups: Mapping[str, int],
+    store: FeatureStore,
+) -> Comparison | None:
+    """The same for a number of whole sets, made anew of the items that count for both."""
+    ids = {e.id for e in first if metric.name in e.features}
+    ids &= {e.id for e in second if metric.name in e.features}
+    one, other = (
+        sets.score(metric, [e for e in of if e.id in ids], groups, store) for of in (first, second)
+    )
     if math.isnan(one.value) or math.isnan(other.value):
         return None
     return comparison.compare_sets(
@@ -192,5 +225,5 @@ def difference(
         other.value,
         [one.without[g] - other.without[g] for g in one.without if g in other.without],
         metric=metric.name,
-        n=min(one.n, other.n),
+        n=one.n_outputs,
     )

@@ -16,7 +16,7 @@ from PIL import Image
 from stylecli.artifacts import glyphs
 from stylecli.artifacts.glyphs import FAMILIES, Icon
 from stylecli.engine.glyph_bench import gains, questions
-from stylecli.engine.glyph_bench.questions import Asked
+from stylecli.engine.glyph_bench.questions import Asked, Question
 from stylecli.engine.scoring.entries import Entry
 from stylecli.errors import InputError, UsageError
 
@@ -44,8 +44,20 @@ def asked(tmp_path: Path) -> Asked:
     return Asked(icons=write_packages(tmp_path / "icons"), output=tmp_path / "out", contents=3)
 
 
+def draw_answer(asked: Asked, question: Question) -> None:
+    answer = asked.output / "diffstyler" / f"{question.id}.png"
+    answer.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(answer)
+
+
+def built(asked: Asked) -> list[Question]:
+    found = questions.read(asked)
+    questions.write(asked, found)
+    return found
+
+
 def test_nothing_asked_for_was_ever_trained_on(asked: Asked) -> None:
-    for question in questions.build(asked):
+    for question in built(asked):
         assert FAMILIES[question.family].is_held_out
         assert glyphs.content_is_held_out(question.content.content)
         assert question.target.family == question.family
@@ -56,7 +68,7 @@ def test_nothing_asked_for_was_ever_trained_on(asked: Asked) -> None:
 
 
 def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
-    for question in questions.build(asked):
+    for question in built(asked):
         has_one = question.family in questions.SIBLINGS
         assert (question.sibling is not None) == has_one
         if question.sibling:
@@ -66,18 +78,18 @@ def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
 
 
 def test_styles_share_no_picture_and_take_their_turns(asked: Asked) -> None:
-    found = questions.build(replace(asked, styles=1, references=3))
+    found = built(replace(asked, styles=1, references=3))
     assert {len(question.style) for question in found} == {3}
-    two = questions.build(replace(asked, styles=2, references=1))
+    two = built(replace(asked, styles=2, references=1))
     of_one = [q for q in two if q.family == "openmoji"]
     assert [q.style_name for q in of_one] == ["openmoji-1", "openmoji-2", "openmoji-1"]
     assert of_one[0].style != of_one[1].style
 
 
 def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) -> None:
-    questions.build(asked)
+    built(asked)
     before = {p.name: p.read_bytes() for p in (asked.output / "pictures").rglob("*.png")}
-    questions.build(replace(asked, output=asked.output.with_name("again")))
+    built(replace(asked, output=asked.output.with_name("again")))
     again = asked.output.with_name("again") / "pictures"
     assert before == {p.name: p.read_bytes() for p in again.rglob("*.png")}
     credit = (asked.output / "ATTRIBUTION.md").read_text()
@@ -85,11 +97,23 @@ def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) 
         assert f"{FAMILIES[family].author}, {FAMILIES[family].licence}" in credit
 
 
+def test_other_questions_in_the_same_folder_replace_the_pictures(asked: Asked) -> None:
+    built(asked)
+    built(replace(asked, px=128))
+    for path in (asked.output / "pictures").rglob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (128, 128)
+
+
 def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
-    found = questions.build(asked)
+    found = built(asked)
+    for question in found[1:]:
+        draw_answer(asked, question)
+    questions.write_items(asked, found)
     lines = (asked.output / questions.ITEMS).read_text().splitlines()
     items = [json.loads(line) for line in lines]
-    assert [i["id"] for i in items if i["method"] == "diffstyler"] == [q.id for q in found]
+    # The first was not answered: it is left out, and the others are scored.
+    assert [i["id"] for i in items if i["method"] == "diffstyler"] == [q.id for q in found[1:]]
     for item in items:
         assert (asked.output / item["target"]).is_file()
         assert item["style_family"] in item["id"]
@@ -114,22 +138,22 @@ def test_a_drawing_fills_nine_tenths_of_a_white_square() -> None:
 def test_a_family_that_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     folder = write_packages(tmp_path / "icons", DRAWN[:-1])
     with pytest.raises(InputError) as caught:
-        questions.build(Asked(icons=folder, output=tmp_path / "out"))
+        built(Asked(icons=folder, output=tmp_path / "out"))
     assert f"npm install @iconify-json/{DRAWN[-1]}" in caught.value.fix
 
 
 def test_a_family_that_holds_answers_draws_no_contents(asked: Asked) -> None:
     with pytest.raises(UsageError, match="openmoji"):
-        questions.build(replace(asked, source="openmoji"))
+        built(replace(asked, source="openmoji"))
     with pytest.raises(UsageError, match="multiple of 64"):
-        questions.build(replace(asked, px=100))
+        built(replace(asked, px=100))
 
 
 def entries(method: str, distances: list[float]) -> list[Entry]:
     return [
         Entry(
             id=f"i{k}", method=method, content=f"c{k % 3}", style=f"s{k // 3}",
-            values={"t_palette": value}, features={},
+            values={"t_palette": value}, features={}, reasons={},
         )
         for k, value in enumerate(distances)
     ]  # fmt: skip
@@ -197,7 +221,7 @@ def test_similarities_are_turned_into_distances() -> None:
 def test_best_and_worst_are_shown_side_by_side(tmp_path: Path, asked: Asked) -> None:
     from stylecli.engine.scoring.items import Item
 
-    questions.build(asked)
+    built(asked)
     made = table([0.5, 1, 3, 2, 2, 1], CONTENT, STYLE, PALETTE)
     order = gains.ranked(made, "ours", "t_palette")
     wanted = [1 - o / c for o, c in zip([0.5, 1, 3, 2, 2, 1], CONTENT, strict=True)]

@@ -168,6 +168,37 @@ def test_every_folder_has_one_name_or_its_own(world: World) -> None:
         collect(Asked(results=[f"{near}/apple__ink.png"]), PLAIN)
 
 
-def test_a_limit_is_per_method(world: World) -> None:
+def test_a_limit_keeps_whole_tasks(world: World) -> None:
     items = world.items(limit=2)
     assert [item.method for item in items] == ["near", "near", "far", "far"]
+    assert [item.id for item in items[:2]] == [item.id for item in items[2:]]
+
+
+def test_no_method_is_called_like_a_copy(world: World) -> None:
+    row = {"method": "style_copy", "output": "near/apple__ink.png"}
+    with pytest.raises(InputError, match="cannot be called 'style_copy'"):
+        collect(manifest(world.root / "named.jsonl", row), PLAIN)
+
+
+def test_equal_ids_are_equal_tasks(world: World) -> None:
+    rows = [
+        {"id": "x", "method": m, "output": f"{m}/apple__ink.png", "style": f"styles/{s}.png"}
+        for m, s in (("near", "ink"), ("far", "oil"))
+    ]
+    with pytest.raises(InputError, match="another content or style than that of 'near'"):
+        collect(manifest(world.root / "tasks.jsonl", *rows), PLAIN)
+
+
+def test_two_contents_of_one_name_pair_with_nothing(world: World, tmp_path: Path) -> None:
+    draw(tmp_path / "more" / "apple.png", 77)
+    asked = Asked(
+        results=[str(world.root / "near")],
+        contents=[str(world.root / "contents"), str(tmp_path / "more")],
+    )
+    with pytest.raises(InputError, match="two of --content have one name"):
+        collect(asked, PLAIN)
+
+
+def test_a_glob_names_folders(world: World) -> None:
+    found = collect(Asked(results=[str(world.root / "[nf]*ar")]), PLAIN)
+    assert {item.method for item in found} == {"near", "far"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import ANCHORS, Album, paired, region
 from stylecli.engine.scoring.rows import Bench
 from stylecli.errors import ItemError
-from stylecli.evaluation.table import choose
+from stylecli.evaluation.table import METRICS, choose
 from stylecli.recipe.schema import Evaluate
 from tests.engine.scoring.conftest import World
 
@@ -94,7 +95,7 @@ def test_anchors_are_made_at_the_outputs_size(world: World, bench: Bench) -> Non
     album = Album(bench.store)
     item = world.items()[0]
     case = album.case(item)
-    made = {c.method: c.output.load() for c in album.anchors(case, list(ANCHORS))}
+    made = {c.method: c.output.load() for c in album.anchors([item], list(ANCHORS))}
     assert set(made) == set(ANCHORS)
     size = case.output.load().shape
     assert {tuple(output.shape) for output in made.values()} == {tuple(size)}
@@ -108,14 +109,84 @@ def test_anchors_are_made_at_the_outputs_size(world: World, bench: Bench) -> Non
 def test_an_anchor_that_lacks_a_picture_is_left_out(world: World, bench: Bench) -> None:
     item = world.items()[0]
     album = Album(bench.store)
-    without = album.case(type(item)(id="x", method="m", output=item.output, place="x"))
-    assert list(album.anchors(without, list(ANCHORS))) == []
+    without = type(item)(id="x", method="m", output=item.output, place="x")
+    assert list(album.anchors([without], list(ANCHORS))) == []
+
+
+def test_an_anchor_does_not_hang_on_one_methods_output(world: World, bench: Bench) -> None:
+    items = [item for item in world.items() if item.id == world.items()[0].id]
+    gone = replace(items[0], output=world.root / "gone.png")
+    album = Album(bench.store)
+    ours, others = (
+        [case.output.key for case in album.anchors(of, list(ANCHORS))]
+        for of in ([gone, items[1]], items)
+    )
+    assert len(ours) == len(ANCHORS)
+    assert ours == others
+    assert list(album.anchors([gone], list(ANCHORS))) == []
+
+
+def test_a_file_that_vanished_fails_its_row(world: World, bench: Bench) -> None:
+    gone = replace(world.items()[0], output=world.root / "gone.png")
+    (scored,) = bench.score_all([Album(bench.store).case(gone)])
+    assert scored.error is not None
+    assert "gone.png" in scored.error.what
+
+
+def test_a_picture_too_small_for_one_network_is_scored_by_the_others(
+    world: World, bench: Bench
+) -> None:
+    item = world.items()[0]
+    small = world.root / "small.png"
+    Image.new("RGB", (10, 8), "red").save(small)
+    tiny = replace(item, output=small, content=small)
+    (scored,) = bench.score_all([Album(bench.store).case(tiny)])
+    assert "too small" in scored.reasons["pocket-lpips"]
+    assert "too small" in scored.reasons["ssim"]
+    assert scored.values["psnr"] == 100
+    assert "pocket-fid" not in scored.reasons
+
+
+CHANGED = {
+    "pair_size": "512",
+    "aspect": "crop",
+    "mask_polarity": "black",
+    "rsm_fit": "clip",
+    "rsm_template": "a {style} thing",
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_setting_that_changes_a_number_is_part_of_its_key(
+    world: World, tmp_path: Path, networks: Networks, name: str
+) -> None:
+    """Every metric that ships, before and after, each from an empty store."""
+    mask = Image.new("L", (48, 40))
+    mask.paste(255, (5, 6, 40, 20))
+    mask.save(tmp_path / "mask.png")
+    item = world.items()[0]
+    other = tmp_path / "wide.png"
+    with Image.open(item.output) as output:
+        output.resize((48, 60)).save(other)
+    item = replace(item, mask=tmp_path / "mask.png", target=item.content, style_text="ink")
+    metrics = [m for m in METRICS.values() if m.compute and not m.needs]
+    found = []
+    for number, settings in enumerate((Evaluate(), Evaluate.model_validate({name: CHANGED[name]}))):
+        with FeatureStore(tmp_path / str(number)) as store:
+            bench = Bench(settings, metrics, networks, store)
+            shown = replace(item, content=other) if name == "aspect" else item
+            if name == "aspect" and number == 0:
+                bench.settings = Evaluate(aspect="squash")
+            (scored,) = bench.score_all([Album(store).case(shown)])
+            found.append(scored.values)
+    changed = {m for m in found[0] if found[0][m] != found[1].get(m)}
+    assert changed
+    assert changed <= {m.name for m in metrics if name in m.settings}
 
 
 def test_copies_score_what_copies_must(world: World, bench: Bench) -> None:
     album = Album(bench.store)
-    case = album.case(world.items()[0])
-    anchors = album.anchors(case, ["content_copy", "style_copy"])
+    anchors = album.anchors(world.items()[:1], ["content_copy", "style_copy"])
     content, style = (scored.values for scored in bench.score_all(anchors))
     assert content["pocket-lpips"] == 0
     assert content["ssim"] == 1

@@ -29,7 +29,8 @@ def entries(store: FeatureStore, outputs: Tensor, references: Tensor) -> list[En
             content=f"c{i:03}",
             style=f"r{i % len(references)}",
             values={"pocket-lpips": 0.01 * i},
-            features={"pocket-embedding": (f"o{i}", f"r{i % len(references)}")},
+            features={m.name: (f"o{i}", f"r{i % len(references)}") for m in (FID, KID, ARTFID)},
+            reasons={},
         )
         for i in range(len(outputs))
     ]
@@ -94,16 +95,24 @@ def test_groups_are_even_and_the_same_for_all_who_share_contents() -> None:
     assert groups == sets.groups_of(names[::-1])
 
 
+def test_a_copy_made_for_many_tasks_is_one_sample(store: FeatureStore) -> None:
+    rows = entries(store, features(6, 4, 1), features(3, 4, 2))
+    copies = [replace(row, features={KID.name: ("o0", "r0", "r1")}) for row in rows]
+    assert [e.id for e in sets.distinct(KID, [*copies, *rows])] == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_failed_rows_are_in_no_set(store: FeatureStore) -> None:
     rows = entries(store, features(6, 4, 1), features(3, 4, 2))
-    broken = Entry(id="x", method="m", content="x", style="", values={}, features={})
+    broken = Entry(
+        id="x", method="m", content="x", style="", values={}, features={}, reasons={"ssim": "no"}
+    )
     groups = sets.groups_of(row.content for row in [*rows, broken])
     assert sets.score(FID, [*rows, broken], groups, store).n_outputs == 6
 
 
 def test_the_limit_of_many_outputs_is_not_taken_from_few(store: FeatureStore) -> None:
     rows = [
-        replace(row, features={"inception": row.features["pocket-embedding"]})
+        replace(row, features={"fid_inf": row.features["pocket-fid"]})
         for row in entries(store, features(30, 4, 1), features(25, 4, 2))
     ]
     score = sets.score(lookup("fid_inf"), rows, sets.groups_of(r.content for r in rows), store)
