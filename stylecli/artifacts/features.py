@@ -93,9 +93,11 @@ class FeatureStore:
         return FeatureRows(self, keys)
 
     def file_digest(self, path: Path) -> str:
-        """BLAKE2b of a file's bytes; read again only when its size or time changed."""
+        """BLAKE2b of a file's bytes; read again only when its size or a time of it changed."""
         status = path.stat()
-        seen = (str(path.absolute()), status.st_size, status.st_mtime_ns)
+        # Copying tools set the time of the content back; that of the entry they cannot.
+        times = status.st_mtime_ns ^ status.st_ctime_ns
+        seen = (str(path.absolute()), status.st_size, times)
         row = self._one("SELECT digest FROM files WHERE path = ? AND size = ? AND mtime = ?", seen)
         if row is not None:
             return str(row[0])

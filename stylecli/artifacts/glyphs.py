@@ -145,7 +145,7 @@ def split_record() -> dict[str, Any]:
 def _read_package(folder: Path) -> dict[str, Any]:
     try:
         package: dict[str, Any] = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as missing:
+    except (FileNotFoundError, NotADirectoryError) as missing:
         raise InputError(
             f"no icon family at {folder}", fix=f"npm install @iconify-json/{folder.name}"
         ) from missing

@@ -98,6 +98,7 @@ class Table:
     Attributes:
         plus_minus: What stands after ±; printed below the table where there is one.
         dagger: What † says of a cell; the same.
+        corner: What the first column lists.
     """
 
     title: str
@@ -106,6 +107,7 @@ class Table:
     footnotes: tuple[str, ...] = ()
     plus_minus: str = "half-width of the 95 % interval"
     dagger: str = "differs significantly from the baseline (Holm)"
+    corner: str = "method"
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -208,7 +210,7 @@ def _known(value: float | None) -> float | None:
 
 def _lines(table: Table, markup: _Markup) -> list[list[str]]:
     """The cells of the head and of every row, marked up."""
-    heads = ["method", *(f"{c.name} {ARROWS[c.arrow]}".rstrip() for c in table.columns)]
+    heads = [table.corner, *(f"{c.name} {ARROWS[c.arrow]}".rstrip() for c in table.columns)]
     lines = [[markup.escape(head) for head in heads] + ["n"] * _has_n(table)]
     ranks = _ranks(table)
     for row, row_ranks in zip(table.rows, ranks, strict=True):

@@ -115,13 +115,17 @@ def table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]
                     f"{path}:{number}  not JSON: {error.msg}",
                     fix=f'one object a line: {{"{columns[0]}": …}}',
                 ) from error
+            except RecursionError as error:
+                raise InputError(f"{path}:{number}  nested too deeply", fix="give rows") from error
     known = f"columns: {', '.join(columns)}"
     rows = []
     for number, entry in lines:
         if not isinstance(entry, dict):
             raise InputError(f"{path}:{number}  not an object", fix=known)
         if unknown := [key for key in entry if key not in columns]:
-            raise InputError(f"{path}:{number}  unknown column {unknown[0]!r}", fix=known)
+            is_wide = unknown[0] is None
+            what = "more fields than columns" if is_wide else f"unknown column {unknown[0]!r}"
+            raise InputError(f"{path}:{number}  {what}", fix=f"{known}; separated by commas")
         rows.append((number, entry))
     if not rows:
         raise InputError(f"manifest {path} has no rows", fix=known)

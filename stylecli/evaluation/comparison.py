@@ -28,6 +28,7 @@ class Comparison:
         missing: Shared ids without a finite difference: a value is NaN, or infinite.
         difference: First minus second, whichever way is better.
         p: Two-sided; the larger of the tests that flip whole contents and whole styles.
+        least_p: What `p` would be if every cluster agreed: few contents or styles cannot say less.
         p_holm: `p` adjusted for all that was tested with it; NaN until someone does.
         wilcoxon_p: Of the signed ranks, for information: it takes rows for independent.
         effect: d_z: the mean difference in standard deviations of the differences.
@@ -40,6 +41,7 @@ class Comparison:
     p: float
     dropped: int = 0
     missing: int = 0
+    least_p: float = math.nan
     p_holm: float = math.nan
     wilcoxon_p: float = math.nan
     effect: float = math.nan
@@ -90,6 +92,7 @@ def compare(
             differences, contents, styles, seed=seed, resamples=resamples
         ),
         p=_p(differences, contents, styles, seed=seed, flips=flips),
+        least_p=max(2.0 ** (1 - k) for k in _clusters(contents, styles)),
         wilcoxon_p=_wilcoxon_p(differences),
         effect=_effect(differences),
         win_rate=(sum(wins) + ties / 2) / len(ids) if ids else math.nan,
@@ -134,6 +137,12 @@ def _p(
         statistics.sign_flip_p(differences, key, seed=seed, flips=flips) for key in keys or [rows]
     ]
     return max(found)
+
+
+def _clusters(contents: Sequence[str], styles: Sequence[str]) -> list[int]:
+    """How many signs each of the tests in `_p` flips."""
+    counts = [len(set(key)) for key in (contents, styles) if len(set(key)) > 1]
+    return counts or [max(1, len(contents))]
 
 
 def _wilcoxon_p(differences: Sequence[float]) -> float:

@@ -392,6 +392,39 @@ def test_a_bound_on_what_was_not_measured_is_not_kept(
     assert "8x8 is too small for SSIM" in (tmp_path / "r" / "table.md").read_text()
 
 
+def test_what_was_looked_for_and_not_found_is_said(
+    style: Style, world: World, tmp_path: Path
+) -> None:
+    results = shutil.copytree(world.root / "near", tmp_path / "near")
+    contents = shutil.copytree(world.root / "contents", tmp_path / "contents")
+    (contents / "cow.png").unlink()
+    command = ("evaluate", results, "--content", contents, "--metrics", "ssim", "-o", tmp_path)
+        "evaluate",
+        results,
+        "--content",
+        contents,
+        "-o",
+        tmp_path / "r",
+        "--metrics",
+        "ssim",
+    )
+    assert "its name fits no content" in style(*command).err
+    inside = style(*command[:2], "--content", world.root / "contents", "-o", results)
+    assert inside.status == 2
+    assert "is a folder of results" in inside.err
+
+
+def test_few_clusters_cannot_be_significant_and_that_is_said(
+    style: Style, world: World, tmp_path: Path
+) -> None:
+    done = style(
+        "evaluate", "--manifest", world.manifest, "--metrics", "ssim", "--compare", "near", "far",
+        "-o", tmp_path, "-q",
+    )  # fmt: skip
+    # Two styles: signs agree by chance in one case of two.
+    assert "p cannot fall below 0.5" in done.out
+
+
 def test_a_bare_512_is_a_size(style: Style, world: World, tmp_path: Path) -> None:
     command = ("evaluate", "--manifest", world.manifest, "--metrics", "psnr", "-q", "-o", tmp_path)
     assert style(*command, "--set", "evaluate.pair_size=512").status == 0

@@ -32,6 +32,8 @@ from stylecli.evaluation.table import Chosen, Metric
 from stylecli.evaluation.weights import WEIGHTS, Weights
 from stylecli.recipe.schema import Evaluate, Recipe
 
+# Names in a warning.
+SHOWN = 5
 # Those that can move a number.
 LIBRARIES = ("torch", "numpy", "pillow", "scipy", "lpips", "open_clip_torch")
 _THRESHOLD = re.compile(r"(?:(?P<method>.+):)?(?P<metric>[\w-]+)=(?P<value>[^=]+)")
@@ -107,6 +109,16 @@ class Evaluation:
         found_items = items.collect(asked, settings)
         if settings.pair == "lexicographic":
             reporter.note(items.pairs_in_words(found_items))
+        for role, looked_for in (("content", asked.contents), ("style", asked.styles)):
+            if looked_for and (alone := items.unpaired(found_items, role)):
+                reporter.warn(
+                    f"{len(alone)} of {len(found_items)} outputs have no {role} among --{role}: "
+                    f"{', '.join(alone[:SHOWN])}{' …' if len(alone) > SHOWN else ''}"
+                )
+        if any(item.output.parent.resolve() == wishes.output.resolve() for item in found_items):
+            raise UsageError(
+                f"--output {wishes.output} is a folder of results", fix="give one for the report"
+            )
         for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
             if name in settings.anchors:
                 for role in ANCHORS[name].roles:
@@ -158,6 +170,9 @@ class Evaluation:
 
     def why_not(self, metric: Metric) -> str:
         """Why a metric cannot be computed; empty if it can."""
+        for need in metric.needs:
+            if need in self.found.unusable:
+                return f"unavailable: {self.found.missing[need].what}"
         files = [WEIGHTS[need].file for need in metric.needs if need in self.found.missing]
         if files:
             return f"unavailable: needs {', '.join(files)}"
@@ -332,7 +347,7 @@ def _bound(text: str) -> Bound:
 def _require_weights(named: Sequence[Metric], found: Found) -> None:
     """All that is missing at once, so that nobody fetches one file after another."""
     faults = {
-        need: f"{metric.name} needs {found.missing[need].what}"
+        need: f"{metric.name} needs {WEIGHTS[need].file}: {found.missing[need].what}"
         for metric in named
         for need in metric.needs
         if need in found.missing

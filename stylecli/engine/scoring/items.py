@@ -129,6 +129,12 @@ def _from_manifest(path: Path) -> list[Item]:
             if column not in given:
                 raise InputError(f"{place}  no {column!r}", fix=f"columns: {', '.join(COLUMNS)}")
         values: dict[str, Any] = {key: str(value) for key, value in given.items()}
+        try:
+            "".join(values.values()).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{place}  holds half a character: {error.reason}", fix="write it as UTF-8"
+            ) from error
         for column in FILES:
             if column in given:
                 paths = [path.parent / name for name in _names(given[column])]
@@ -170,7 +176,8 @@ def _from_run(
             if entry.get("role") in roles and entry.get("sha256") in by_hash:
                 roles[entry["role"]].append(by_hash[entry["sha256"]])
         # A LoRA does not say which pictures it was learned from; one --style can be meant only so.
-        chosen = roles["style"] or (list(styles) if len(styles) == 1 else [])
+        is_of_lora = not any(entry.get("role") == "style" for entry in row.get("inputs", ()))
+        chosen = list(styles) if is_of_lora and len(styles) == 1 else roles["style"]
         found.append(
             Item(
                 id="__".join(names),
@@ -218,7 +225,8 @@ def _by_name(
             )
         found.append(
             Item(
-                id=output.stem,
+                # As a folder of ours has it, so that the two can be compared.
+                id=f"{content.stem}__{style.stem}" if content and style else output.stem,
                 method=method,
                 output=output,
                 content=content,
@@ -246,6 +254,8 @@ def _match(
 ) -> tuple[Path | None, Path | None]:
     try:
         match = re.fullmatch(pattern, stem)
+        if not re.compile(pattern).groupindex.keys() & {"content", "style"}:
+            raise re.error("it has no group called content or style")
     except re.error as error:
         raise UsageError(
             f"evaluate.pattern {pattern!r} is no regular expression: {error}",
@@ -324,8 +334,20 @@ def _check(items: Sequence[Item]) -> None:
             )
         named = [item.output, item.content, *item.style, item.mask, item.target]
         for path in named:
-            if path is not None and not path.is_file():
+            if path is not None and not _is_file(path):
                 raise InputError(f"{item.place}  {path} does not exist", fix="check the name")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name no file system can hold
+        return False
+
+
+def unpaired(items: Sequence[Item], role: str) -> list[str]:
+    """Outputs of which a content or style was looked for and not found."""
+    return [item.output.name for item in items if not item.has(role)]
 
 
 def require(items: Sequence[Item], column: str, metric: str) -> None:

@@ -40,10 +40,12 @@ class Found:
     Attributes:
         files: Name of a weight file -> where it is.
         missing: Name of a weight file -> why it cannot be used.
+        unusable: Those of them that are there, and are not what they are named for.
     """
 
     files: Mapping[str, Path]
     missing: Mapping[str, WeightsError]
+    unusable: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -72,9 +74,9 @@ class Found:
                     files[name] = pull(wanted)
                 weights.check(wanted, files[name])
             except WeightsError as error:
-                files.pop(name, None)
                 missing[name] = error
-        return cls(files, missing)
+        unusable = frozenset(files.keys() & missing.keys())
+        return cls({n: f for n, f in files.items() if n not in unusable}, missing, unusable)
 
 
 class Networks:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stylecli.artifacts import images
 from stylecli.artifacts.features import FeatureStore
+from stylecli.artifacts.images import Picture
 from stylecli.artifacts.store import digest
 from stylecli.engine.scoring.items import Item
 from stylecli.errors import ItemError
@@ -82,6 +83,18 @@ class Case:
         return () if shot is None else (shot,)
 
 
+def _on_white(picture: Picture) -> UInt8[Tensor, "h w 3"]:
+    return picture.pixels
+
+
+def _on_black(picture: Picture) -> UInt8[Tensor, "h w 3"]:
+    """A mask's transparent part is no region, whatever colour lies beneath."""
+    if picture.alpha is None:
+        return picture.pixels
+    clear = 255 - picture.alpha.int()[..., None]
+    return (picture.pixels.int() - clear).clamp(0, 255).to(torch.uint8)
+
+
 class Album:
     """Makes cases of items."""
 
@@ -98,7 +111,7 @@ class Album:
             content=self._shot(item.content) if item.content else None,
             styles=tuple(self._shot(path) for path in item.style),
             target=self._shot(item.target) if item.target else None,
-            mask=self._shot(item.mask) if item.mask else None,
+            mask=self._shot(item.mask, _on_black) if item.mask else None,
         )
 
     def anchors(self, items: Sequence[Item], names: Sequence[str]) -> Iterator[Case]:
@@ -140,12 +153,12 @@ class Album:
 
         return Shot(key, lambda: self._recent.get(key, make))
 
-    def _shot(self, path: Path) -> Shot:
+    def _shot(self, path: Path, show: Callable[[Picture], Tensor] = _on_white) -> Shot:
         try:
             key = self._store.file_digest(path)
         except OSError:
             key = f"unreadable {path}"
-        return Shot(key, lambda: self._recent.get(path, lambda: images.read(path).pixels))
+        return Shot(key, lambda: self._recent.get((path, show), lambda: show(images.read(path))))
 
 
 @dataclass(frozen=True, slots=True)

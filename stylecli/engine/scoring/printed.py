@@ -93,6 +93,8 @@ def _column(metric: Metric, aggregates: Sequence[Aggregate]) -> Column:
 
 def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
     notes = []
+    if sum(not is_anchor(method) for method in outcome.entries) > 1:
+        notes.append("bold: the best method; underlined: the second; neither says by how much")
     for metric in metrics:
         scale = f" ({metric.scale})" if metric.scale else ""
         notes.append(f"{metric.name}: {metric.definition}{scale}")
@@ -152,13 +154,21 @@ def _comparison(pair: tuple[str, str], comparisons: Sequence[Comparison]) -> Tab
     notes = [
         "p: sign-flip permutation of whole contents and of whole styles, the larger of the two; "
         "for sets Student's, by the jackknife",
+        "effect d_z: the mean difference in deviations of the differences; win rate: the share of "
+        "items on which the first is better, ties half",
     ]
+    least = max((one.least_p for one in comparisons if one.least_p > SIGNIFICANT), default=0.0)
+    if least:
+        notes.append(
+            f"so few contents or styles that p cannot fall below {least:.3g}: read the interval"
+        )
     notes += [
         f"{one.metric}: {one.dropped} items of one method only, {one.missing} without a value"
         for one in comparisons
         if one.dropped or one.missing
     ]
-    return Table(f"{pair[0]} minus {pair[1]}", columns, tuple(rows), tuple(notes))
+    title = f"{pair[0]} minus {pair[1]}"
+    return Table(title, columns, tuple(rows), tuple(notes), corner="metric")
 
 
 def _reported(baseline: Baseline) -> Table:
@@ -192,4 +202,4 @@ def _reported(baseline: Baseline) -> Table:
 
 def _absent(absent: Mapping[str, str]) -> Table:
     rows = tuple(Row(name, "method", (Cell(text=why),)) for name, why in absent.items())
-    return Table("Not computed", (Column("why"),), rows)
+    return Table("Not computed", (Column("why"),), rows, corner="metric")

@@ -70,6 +70,8 @@ def test_a_file_that_is_not_there_is_named_with_its_line(world: World, column: s
         ({"output": "near/apple__ink.png"}, "no 'method'"),
         ({"method": "m"}, "no 'output'"),
         ({"method": "m", "output": "near/apple__ink.png", "contnet": "x"}, "unknown column"),
+        ({"method": "m", "output": "x" * 5000}, "does not exist"),
+        ({"method": "\ud800", "output": "near/apple__ink.png"}, "half a character"),
     ],
 )
 def test_a_line_that_lacks_something_is_refused(
@@ -107,8 +109,9 @@ def test_another_tools_names_are_read_too(world: World, tmp_path: Path) -> None:
     ]
     own = Evaluate(pattern=r"(?P<content>[a-z]+)_.*_(?P<style>[a-z]+)")
     assert [i.style for i in collect(Asked(**common), own)] == [i.style for i in built_in]
-    with pytest.raises(UsageError, match="no regular expression"):
-        collect(Asked(**common), Evaluate(pattern="("))
+    for wrong in ("(", "(.+)__(.+)"):
+        with pytest.raises(UsageError, match="no regular expression"):
+            collect(Asked(**common), Evaluate(pattern=wrong))
 
 
 def test_a_name_that_fits_nothing_is_refused(world: World, tmp_path: Path) -> None:
@@ -156,6 +159,24 @@ def test_a_folder_of_ours_is_paired_by_what_the_pictures_are(world: World, tmp_p
     strangers = replace(asked, contents=[str(draw(tmp_path / "other.png", 99))])
     with pytest.raises(InputError, match="none of the 1 files of --content made a result"):
         collect(strangers, PLAIN)
+
+
+def test_one_style_is_lent_to_loras_and_to_nothing_else(world: World, tmp_path: Path) -> None:
+    content, style = world.root / "contents" / "apple.png", world.root / "styles" / "ink.png"
+    run = tmp_path / "run"
+    rows = []
+    for name, role in (("a", "lora"), ("b", "style")):
+        draw(run / f"{name}.png")
+        inputs = [
+            {"role": "content", "name": "apple.png", "sha256": store.file_sha256(content)},
+            {"role": role, "name": "look", "sha256": "of another file"},
+        ]
+        rows.append({"key": name, "status": "done", "output": f"{name}.png", "inputs": inputs})
+    rows[0]["inputs"][1]["name"] = "mine.safetensors"
+    (run / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = Asked(results=[str(run)], contents=[str(content)], styles=[str(style)])
+    found = {item.output.stem: item.style for item in collect(asked, PLAIN)}
+    assert found == {"a": (style,), "b": ()}
 
 
 def test_every_folder_has_one_name_or_its_own(world: World) -> None:

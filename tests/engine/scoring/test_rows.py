@@ -147,6 +147,18 @@ def test_a_picture_too_small_for_one_network_is_scored_by_the_others(
     assert "pocket-fid" not in scored.reasons
 
 
+@pytest.mark.parametrize("colour", [(255, 255, 255), (200, 200, 200)])
+def test_the_clear_part_of_a_mask_is_no_region(
+    world: World, bench: Bench, tmp_path: Path, colour: tuple[int, int, int]
+) -> None:
+    mask = Image.new("RGBA", (48, 40), (255, 255, 255, 0))
+    mask.paste((*colour, 255), (5, 6, 40, 20))
+    mask.save(tmp_path / "mask.png")
+    case = Album(bench.store).case(replace(world.items()[0], mask=tmp_path / "mask.png"))
+    assert case.mask is not None
+    assert region(case.mask.load(), (40, 48), "white").sum() == 35 * 14
+
+
 CHANGED = {
     "pair_size": "512",
     "aspect": "crop",
