@@ -399,15 +399,6 @@ def test_what_was_looked_for_and_not_found_is_said(
     contents = shutil.copytree(world.root / "contents", tmp_path / "contents")
     (contents / "cow.png").unlink()
     command = ("evaluate", results, "--content", contents, "--metrics", "ssim", "-o", tmp_path)
-        "evaluate",
-        results,
-        "--content",
-        contents,
-        "-o",
-        tmp_path / "r",
-        "--metrics",
-        "ssim",
-    )
     assert "its name fits no content" in style(*command).err
     inside = style(*command[:2], "--content", world.root / "contents", "-o", results)
     assert inside.status == 2
