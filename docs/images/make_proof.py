@@ -2,43 +2,26 @@
 
     python docs/images/make_proof.py PHOTO… --work DIR
 
-Runs the command line as a user would (`style transfer PHOTO… --style … -o DIR`), then scores every
-result beside two anchors: the content left as it is, and a plain colour transfer. Writes the sheet
-`proof.jpg` (rows photographs, columns styles, each cell the result) and `proof.json` beside this
-file, and the pictures that the README shows. A work folder that has the results is not redone.
+Runs the command line as a user would: `style transfer`, then `style evaluate`. Writes the sheet
+`proof.jpg` (rows photographs, columns styles, each cell the result), the tables `proof.md` and the
+figures of every picture `proof.csv` beside this file, and the pictures that the README shows. A work
+folder that has the results is not redone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from PIL import Image
-
-from stylecli.artifacts import images
-from stylecli.backbone.registry import ASSETS
-from stylecli.evaluation import metrics
-from stylecli.evaluation.perceptual import load_pocket_lpips
 
 HERE = Path(__file__).parent
 STYLES = ("brush", "glass", "ink", "riso")
 CELL = 192
-
-
-def tensor(path: Path) -> torch.Tensor:
-    return images.to_tensor(images.read(path).pixels)
-
-
-def like(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Scaled to another picture's size."""
-    return torch.nn.functional.interpolate(
-        image, reference.shape[-2:], mode="bicubic", antialias=True
-    ).clamp(0, 1)
+METRICS = "edge_correlation,ssim,pocket-lpips,pocket-gram,pocket-clip-style,color_sw"
 
 
 def main() -> None:
@@ -51,49 +34,17 @@ def main() -> None:
     arguments = parser.parse_args()
     styles = [HERE / "styles" / f"{name}.png" for name in STYLES]
     looks = [word for picture in styles for word in ("--style", picture)]
-    style("transfer", *arguments.photos, *looks, "-o", arguments.work, "--recipe", arguments.recipe)
-    network = load_pocket_lpips(ASSETS / "pocket" / "lpips")
-    rows = []
-    for photo in arguments.photos:
-        for painted in styles:
-            result = tensor(arguments.work / f"{photo.stem}__{painted.stem}.png")
-            content, look = like(tensor(photo), result), tensor(painted)
-            wanted = network.features(look)
-            palette = metrics.palette_transfer(content, look)
-
-            def gram(image: torch.Tensor, wanted: list[torch.Tensor] = wanted) -> float:
-                return float(metrics.gram_rel(network.features(image), wanted))
-
-            rows.append(
-                {
-                    "content": photo.stem,
-                    "style": painted.stem,
-                    "gram_result": round(gram(result), 4),
-                    "gram_content_copy": round(gram(content), 4),
-                    "gram_palette_transfer": round(gram(palette), 4),
-                    "edge_correlation": round(float(metrics.edge_correlation(result, content)), 4),
-                }
-            )
-    mean = {
-        key: round(statistics.fmean(float(row[key]) for row in rows), 4)
-        for key in rows[0]
-        if key not in ("content", "style")
-    }
-    gram_rel = mean["gram_result"] / mean["gram_content_copy"]
-    report = {
-        "recipe": arguments.recipe,
-        "mean": mean,
-        "gram_rel": round(gram_rel, 4),
-        "passes": {
-            "gram at least 25 % below the content copy": gram_rel <= 0.75,
-            "gram below a plain colour transfer": mean["gram_result"]
-            < mean["gram_palette_transfer"],
-            "edge correlation at least 0.6": mean["edge_correlation"] >= 0.6,
-        },
-        "pictures": sorted(rows, key=lambda row: -float(row["gram_result"])),
-    }
-    (HERE / f"{arguments.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    save(draw(arguments.photos, styles, arguments.work), arguments.name)
+    results = arguments.work / "results"
+    style("transfer", *arguments.photos, *looks, "-o", f"{results}/", "--recipe", arguments.recipe)
+    contents = [word for photo in arguments.photos for word in ("--content", photo)]
+    report = arguments.work / "report"
+    style(
+        *("evaluate", results, *contents, *looks, "-o", report, "--method", "diffstyler"),
+        *("--metrics", METRICS, "--fail-under", "edge_correlation=0.6"),
+    )
+    for suffix, file in ((".md", "table.md"), (".csv", "per_image.csv")):
+        shutil.copyfile(report / file, HERE / f"{arguments.name}{suffix}")
+    save(draw(arguments.photos, styles, results), arguments.name)
     illustrate(arguments.work)
 
 

@@ -74,7 +74,7 @@ def tree() -> Iterator[Path]:
         for name in ("stylecli", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
         (copy / "stylecli" / "assets").symlink_to(ROOT / "stylecli" / "assets")
-        for name in ("pyproject.toml", "recipes"):
+        for name in ("pyproject.toml", "recipes", "docs"):
             (copy / name).symlink_to(ROOT / name)
         yield copy
 
