@@ -4,8 +4,8 @@
 
 Runs the command line as a user would: `style transfer`, then `style evaluate`. Writes the sheet
 `proof.jpg` (rows photographs, columns styles, each cell the result), the tables `proof.md` and the
-figures of every picture `proof.csv` beside this file, and the pictures that the README shows. A work
-folder that has the results is not redone.
+figures of every picture `proof.csv` beside this file, and the pictures that the README shows. A
+work folder that has the results is not redone.
 """
 
 from __future__ import annotations
