@@ -75,10 +75,15 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """An evaluation that was checked: it can be shown, or run."""
+    """An evaluation that was checked: it can be shown, or run.
+
+    Attributes:
+        columns: What at least one item has.
+    """
 
     settings: Evaluate
     items: Sequence[Item]
+    columns: frozenset[str]
     chosen: Chosen
     found: Found
     context: RunContext
@@ -107,26 +112,8 @@ class Evaluation:
         )
         baseline = baselines.load(wishes.baseline) if wishes.baseline else None
         found_items = items.collect(asked, settings)
-        if settings.pair == "lexicographic":
-            reporter.note(items.pairs_in_words(found_items))
-        for role, looked_for in (("content", asked.contents), ("style", asked.styles)):
-            if looked_for and (alone := items.unpaired(found_items, role)):
-                reporter.warn(
-                    f"{len(alone)} of {len(found_items)} outputs have no {role} among --{role}: "
-                    f"{', '.join(alone[:SHOWN])}{' …' if len(alone) > SHOWN else ''}"
-                )
-        if any(item.output.parent.resolve() == wishes.output.resolve() for item in found_items):
-            raise UsageError(
-                f"--output {wishes.output} is a folder of results", fix="give one for the report"
-            )
-        for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
-            if name in settings.anchors:
-                for role in ANCHORS[name].roles:
-                    items.require(found_items, role, name)
-            else:
-                items.choose_method(found_items, name)
-        if wishes.compare:
-            _require_shared(found_items, wishes.compare, settings)
+        _tell_pairs(found_items, asked, settings, reporter)
+        _check_names(found_items, wishes, bounds, settings)
         named = [metric for metric in chosen.metrics if metric.name in chosen.named]
         for metric in named:
             for column in metric.columns:
@@ -143,6 +130,7 @@ class Evaluation:
         made = cls(
             settings=settings,
             items=found_items,
+            columns=frozenset(c for c in items.COLUMNS if any(item.has(c) for item in found_items)),
             chosen=chosen,
             found=found,
             context=resolve(recipe.device, reporter),
@@ -176,7 +164,7 @@ class Evaluation:
         files = [WEIGHTS[need].file for need in metric.needs if need in self.found.missing]
         if files:
             return f"unavailable: needs {', '.join(files)}"
-        lacking = [c for c in metric.columns if not any(item.has(c) for item in self.items)]
+        lacking = [column for column in metric.columns if column not in self.columns]
         return f"no item has {', '.join(lacking)}" if lacking else ""
 
     def run(self, each: Callable[[Scored], None]) -> Outcome:
@@ -199,14 +187,7 @@ class Evaluation:
             factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
             wanted = dict.fromkeys([*self.ready, *factors])
             bench = Bench(self.settings, list(wanted), networks, store)
-            entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
-            with report.row_files(folder, [m.name for m in self.ready if m.compute]) as write:
-                for scored in self._scored(bench):
-                    write(scored)
-                    each(scored)
-                    entry = Entry.of(scored, bench)
-                    entries.setdefault(entry.method, []).append(entry)
-            outcome = self._conclude(entries, store)
+            outcome = self._conclude(self._rows(bench, each), store)
             report.write(folder, outcome)
             made_by = self._provenance(
                 {u: networks.identity(u) for m in self.ready for u in m.uses}
@@ -215,6 +196,18 @@ class Evaluation:
                 made_by | {"status": "done", "seconds": round(time.monotonic() - began, 3)}
             )
         return outcome
+
+    def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, list[Entry]]:
+        """Score and write every row; what stays of them, by method, the anchors last."""
+        entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
+        columns = [metric.name for metric in self.ready if metric.compute]
+        with report.row_files(self.wishes.output, columns) as write:
+            for scored in self._scored(bench):
+                write(scored)
+                each(scored)
+                entry = Entry.of(scored, bench)
+                entries.setdefault(entry.method, []).append(entry)
+        return entries
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
         with self.context.reporter.task("rows", len(self.items)) as task:
@@ -312,6 +305,37 @@ class Evaluation:
             "device": self.context.device.type,
         }
         return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
+
+
+def _tell_pairs(
+    found: Sequence[Item], asked: Asked, settings: Evaluate, reporter: Reporter
+) -> None:
+    """Say what a user may want to check: pairs by order, and outputs that stayed alone."""
+    if settings.pair == "lexicographic":
+        reporter.note(items.pairs_in_words(found))
+    for role, looked_for in (("content", asked.contents), ("style", asked.styles)):
+        if looked_for and (alone := items.unpaired(found, role)):
+            reporter.warn(
+                f"{len(alone)} of {len(found)} outputs have no {role} among --{role}: "
+                f"{', '.join(alone[:SHOWN])}{' …' if len(alone) > SHOWN else ''}"
+            )
+
+
+def _check_names(
+    found: Sequence[Item], wishes: Wishes, bounds: Sequence[Bound], settings: Evaluate
+) -> None:
+    if any(item.output.parent.resolve() == wishes.output.resolve() for item in found):
+        raise UsageError(
+            f"--output {wishes.output} is a folder of results", fix="give one for the report"
+        )
+    for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
+        if name in settings.anchors:
+            for role in ANCHORS[name].roles:
+                items.require(found, role, name)
+        else:
+            items.choose_method(found, name)
+    if wishes.compare:
+        _require_shared(found, wishes.compare, settings)
 
 
 def _require_shared(found: Sequence[Item], pair: tuple[str, str], settings: Evaluate) -> None:
