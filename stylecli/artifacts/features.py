@@ -40,16 +40,21 @@ class FeatureStore:
 
     Args:
         path: The SQLite file; a damaged one is put aside and a new one begun.
+
+    Attributes:
+        was_damaged: Whether that happened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.was_damaged = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open()
         except (sqlite3.OperationalError, OSError) as error:
             raise self._trouble(error) from error
         except sqlite3.DatabaseError:
+            self.was_damaged = True
             with contextlib.suppress(OSError):
                 path.replace(path.with_suffix(".damaged"))
             self._db = self._open()

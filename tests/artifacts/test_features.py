@@ -76,6 +76,7 @@ def test_a_file_that_is_no_store_is_put_aside_and_a_new_one_begun(path: Path) ->
     path.parent.mkdir()
     path.write_bytes(b"not a database, but long enough to look like one" * 40)
     with FeatureStore(path) as store:
+        assert store.was_damaged
         store.put({"a": [1.0]})
         assert store.get("a") is not None
     assert path.with_suffix(".damaged").read_bytes().startswith(b"not a database")

@@ -405,6 +405,20 @@ def test_what_was_looked_for_and_not_found_is_said(
     assert "is a folder of results" in inside.err
 
 
+def test_one_content_in_one_style_says_nothing_of_others(
+    style: Style, world: World, tmp_path: Path
+) -> None:
+    rows = [
+        {"id": str(k), "method": "m", "output": f"{folder}/apple__ink.png",
+         "content": "contents/apple.png", "style": "styles/ink.png"}
+        for k, folder in enumerate(("near", "far"))
+    ]  # fmt: skip
+    manifest = world.root / "seeds.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = style("evaluate", "--manifest", manifest, "--metrics", "ssim", "-o", tmp_path, "-q")
+    assert "one content in one style" in done.out
+
+
 def test_few_clusters_cannot_be_significant_and_that_is_said(
     style: Style, world: World, tmp_path: Path
 ) -> None:

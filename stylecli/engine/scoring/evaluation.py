@@ -183,6 +183,8 @@ class Evaluation:
             Journal(folder, wait=self.wishes.wait) as journal,
             FeatureStore(cache.cache_dir() / features.NAME) as store,
         ):
+            if store.was_damaged:
+                self.context.reporter.warn("the cache of scores was damaged; all are computed anew")
             networks = Networks(self.found.files, self.context.device)
             factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
             wanted = dict.fromkeys([*self.ready, *factors])

@@ -106,6 +106,8 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
         if missing:
             counts = ", ".join(f"{count} of {method}" for method, count in missing.items())
             notes.append(f"{metric.name}: items without a value: {counts}")
+        if any(a.is_of_one and a.n > 1 for a in own):
+            notes.append(f"{metric.name}: one content in one style; ± holds for nothing else")
         if metric.kind == "set":
             notes += _about_sets(metric, own)
     copied = detectors(metrics, outcome.aggregates)

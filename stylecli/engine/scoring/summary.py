@@ -32,6 +32,7 @@ class Aggregate:
         std: Over rows, with n - 1; None for sets.
         rel: 0 where leaving the content alone would be, 1 where copying the style would.
         reason: Why there is no value.
+        is_of_one: One content in one style: nothing is known of others.
         without: For set metrics: the value with each group left out.
     """
 
@@ -45,6 +46,7 @@ class Aggregate:
     is_deficient: bool = False
     rel: float | None = None
     reason: str = ""
+    is_of_one: bool = False
     without: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -99,6 +101,7 @@ def of_rows(
             resamples=resamples,
         ),
         std=statistics.std(values) if len(values) > 1 else None,
+        is_of_one=len({(entry.content, entry.style) for entry in having}) == 1,
         n=len(values),
         n_missing=missing,
     )
