@@ -373,7 +373,8 @@ def _bound(text: str) -> Bound:
 def _require_weights(named: Sequence[Metric], found: Found) -> None:
     """All that is missing at once, so that nobody fetches one file after another."""
     faults = {
-        need: f"{metric.name} needs {WEIGHTS[need].file}: {found.missing[need].what}"
+        need: f"{metric.name}{':' if need in found.unusable else ' needs'} "
+        + found.missing[need].what
         for metric in named
         for need in metric.needs
         if need in found.missing

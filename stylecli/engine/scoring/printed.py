@@ -120,7 +120,9 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
 
 
 def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
-    counts = {(a.n, a.n_references) for a in own if not is_anchor(a.method)}
+    counts = {(a.n, a.n_references) for a in own if not (is_anchor(a.method) or a.reason)}
+    if not counts:
+        return []
     said = "; ".join(f"{outputs} outputs, {references} styles" for outputs, references in counts)
     notes = [f"{metric.name}: {said}"]
     if len({outputs for outputs, _ in counts}) > 1:
