@@ -130,7 +130,9 @@ def _frechet(
             total = total.merge(other)
         return frechet.frechet_distance(total, reference, factor=factor)
 
-    return distance(None), _enough({group: distance(group) for group in by_group})
+    # Without the only group nothing would be left.
+    without = {group: distance(group) for group in by_group} if len(by_group) > 1 else {}
+    return distance(None), without
 
 
 def _kid(
@@ -152,10 +154,6 @@ def _leaving_out(
     if len(present) < 2 or any(int((groups != group).sum()) < 2 for group in present):
         return distance(everything), {}
     return distance(everything), {group: distance(groups != group) for group in present}
-
-
-def _enough(without: dict[int, float]) -> dict[int, float]:
-    return without if len(without) > 1 else {}
 
 
 def _moments(rows: FeatureRows, groups: Tensor) -> dict[int, Moments]:

@@ -109,16 +109,10 @@ def of_rows(
 
 def of_set(metric: Metric, method: str, score: SetScore) -> Aggregate:
     """A set metric with its jackknife interval; never a bootstrap, which biases it."""
-    without = list(score.without.values())
-    interval = (
-        statistics.jackknife_interval(score.value, without)
-        if len(without) > 1
-        else replace(NOTHING, value=score.value)
-    )
     return Aggregate(
         method=method,
         metric=metric.name,
-        interval=interval,
+        interval=statistics.jackknife_interval(score.value, list(score.without.values())),
         n=score.n_outputs,
         n_references=score.n_references,
         is_deficient=score.is_deficient,

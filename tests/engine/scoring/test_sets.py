@@ -12,6 +12,7 @@ from torch import Tensor
 from stylecli.artifacts.features import FeatureStore
 from stylecli.engine.scoring import sets
 from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.summary import of_set
 from stylecli.evaluation import frechet
 from stylecli.evaluation.table import lookup
 
@@ -85,6 +86,18 @@ def test_one_style_is_no_distribution(store: FeatureStore) -> None:
     score = sets.score(FID, rows, sets.groups_of(r.content for r in rows), store)
     assert math.isnan(score.value)
     assert "5 outputs and 1 styles" in score.reason
+
+
+@pytest.mark.parametrize("width", [4, 60])
+def test_many_outputs_of_one_content_have_a_distance_and_no_interval(
+    store: FeatureStore, width: int
+) -> None:
+    rows = entries(store, features(30, width, 1), features(25, width, 2) + 1)
+    rows = [replace(row, content="one") for row in rows]
+    score = sets.score(FID, rows, sets.groups_of(["one"]), store)
+    assert score.value > 0
+    assert score.without == {}
+    assert of_set(FID, "m", score).interval.method == "none"
 
 
 def test_groups_are_even_and_the_same_for_all_who_share_contents() -> None:
