@@ -44,6 +44,10 @@ class StyleError(Exception):
         self.what = what
         self.fix = fix
 
+    def as_row(self) -> dict[str, str]:
+        """For programs: journals, reports and the summary of ``--json``."""
+        return {"code": self.code, "what": self.what, "fix": self.fix}
+
 
 class UsageError(StyleError):
     """A command line that cannot be carried out; nothing was done."""

@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StyleError as error:
         console.fail(error)
         status = error.exit_status
-        failure = {"code": error.code, "what": error.what, "fix": error.fix}
+        failure = error.as_row()
     except (KeyboardInterrupt, Terminated) as error:
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
         console.note("interrupted; the same command again goes on from here")

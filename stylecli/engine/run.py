@@ -55,9 +55,7 @@ class Result:
             "seconds": round(self.seconds, 3),
             "seed": self.job.seed,
             "inputs": [_named(item) for item in self.job.inputs],
-            "error": None
-            if self.error is None
-            else {"code": self.error.code, "what": self.error.what, "fix": self.error.fix},
+            "error": self.error.as_row() if self.error else None,
             "details": dict(self.details),
         }
 

@@ -61,10 +61,7 @@ def measure(
     entries: Mapping[str, Sequence[Entry]], metric: str, *, seed: int, resamples: int
 ) -> list[Gain]:
     """The gain of every method but the content copy, which is 0 by definition."""
-    table = {
-        method: {e.id: distance(metric, e.values[metric]) for e in rows if metric in e.values}
-        for method, rows in entries.items()
-    }
+    table = {method: _distances(rows, metric) for method, rows in entries.items()}
     found = []
     for method, rows in entries.items():
         if method == "content_copy" or not table[method]:
@@ -114,6 +111,10 @@ def measure(
     return found
 
 
+def _distances(rows: Sequence[Entry], metric: str) -> dict[str, float]:
+    return {e.id: distance(metric, e.values[metric]) for e in rows if metric in e.values}
+
+
 def _linearised(own: Sequence[float], content: Sequence[float]) -> list[float]:
     """Numbers whose mean is 1 - sum(own) / sum(content), and whose spread is that ratio's.
 
@@ -126,12 +127,7 @@ def _linearised(own: Sequence[float], content: Sequence[float]) -> list[float]:
 
 def ranked(entries: Mapping[str, Sequence[Entry]], method: str, metric: str) -> list[str]:
     """Ids by gain over the content copy, the best first."""
-    own = {e.id: distance(metric, e.values[metric]) for e in entries[method] if metric in e.values}
-    copied = {
-        e.id: distance(metric, e.values[metric])
-        for e in entries["content_copy"]
-        if metric in e.values
-    }
+    own, copied = (_distances(entries[name], metric) for name in (method, "content_copy"))
     gains = {
         id_: 1 - value / copied[id_]
         for id_, value in own.items()

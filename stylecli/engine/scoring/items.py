@@ -92,9 +92,9 @@ def collect(asked: Asked, settings: Evaluate) -> list[Item]:
             fix="one --method for each folder",
         )
     items = _from_manifest(asked.manifest) if asked.manifest else []
+    contents, styles = inputs.expand(asked.contents), inputs.expand(asked.styles)
     for index, folder in enumerate(folders):
         method = asked.methods[index] if asked.methods else folder.resolve().name
-        contents, styles = inputs.expand(asked.contents), inputs.expand(asked.styles)
         if any(journal.NAME.fullmatch(file.name) for file in folder.iterdir()):
             items += _from_run(folder, method, contents, styles)
         elif settings.pair == "lexicographic":
@@ -140,8 +140,8 @@ def _from_manifest(path: Path) -> list[Item]:
                 paths = [path.parent / name for name in _names(given[column])]
                 values[column] = tuple(paths) if column == "style" else paths[0]
         if "id" not in values:
-            stems = [values[c].stem for c in ("content",) if c in values]
-            stems += [style.stem for style in values.get("style", ())]
+            content = [values["content"]] if "content" in values else []
+            stems = [path.stem for path in (*content, *values.get("style", ()))]
             values["id"] = "__".join(stems) or values["output"].stem
         found.append(Item(**values, place=place))
     return found

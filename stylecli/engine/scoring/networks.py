@@ -91,6 +91,7 @@ class Networks:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         self._loaded: dict[str, Any] = {}
+        self._identities: dict[str, str] = {}
 
     def get(self, name: str) -> Any:
         """A network, in evaluation mode.
@@ -128,6 +129,12 @@ class Networks:
 
     def identity(self, name: str) -> str:
         """Digest of the weights behind a name; part of every key in the cache."""
+        # Asked for by every metric of every row, and the same throughout.
+        if name not in self._identities:
+            self._identities[name] = self._identify(name)
+        return self._identities[name]
+
+    def _identify(self, name: str) -> str:
         own = {"pocket-lpips": "lpips", "pocket-embedding": "lpips", "pocket-clip": "clip"}
         if name in own:
             # Its tokenizer and its shape decide as much as its weights.

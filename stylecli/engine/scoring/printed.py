@@ -9,6 +9,7 @@ from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
 from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
 from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.statistics import Interval
 from stylecli.evaluation.table import Metric
 
 SIGNIFICANT = 0.05
@@ -69,13 +70,16 @@ def _scores(outcome: Outcome, title: str, metrics: Sequence[Metric]) -> Table:
 
 
 def _cell(one: Aggregate, method: str, outcome: Outcome, significant: set[str]) -> Cell:
-    interval = one.interval
     is_first = outcome.compared is not None and method == outcome.compared[0]
+    return _measured(one.interval, one.n, is_significant=is_first and one.metric in significant)
+
+
+def _measured(interval: Interval, n: int, *, is_significant: bool = False) -> Cell:
     return Cell(
-        value=one.value,
+        value=interval.value,
         half_width=interval.half_width,
-        n=one.n,
-        is_significant=is_first and one.metric in significant,
+        n=n,
+        is_significant=is_significant,
         low=interval.low,
         high=interval.high,
     )
@@ -145,16 +149,8 @@ def _comparison(pair: tuple[str, str], comparisons: Sequence[Comparison]) -> Tab
     )
     rows = []
     for one in comparisons:
-        interval = one.difference
-        first = Cell(
-            value=interval.value,
-            half_width=interval.half_width,
-            n=one.n,
-            low=interval.low,
-            high=interval.high,
-        )
         others = (Cell(v) for v in (one.p, one.p_holm, one.effect, one.win_rate))
-        rows.append(Row(one.metric, "method", (first, *others)))
+        rows.append(Row(one.metric, "method", (_measured(one.difference, one.n), *others)))
     notes = [
         "p: sign-flip permutation of whole contents and of whole styles, the larger of the two; "
         "for sets Student's, by the jackknife",

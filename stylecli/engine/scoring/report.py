@@ -38,9 +38,7 @@ def row(scored: Scored) -> dict[str, Any]:
         **scored.values,
         "status": "failed" if scored.error else "done",
         "reasons": dict(scored.reasons),
-        "error": None
-        if scored.error is None
-        else {"code": scored.error.code, "what": scored.error.what, "fix": scored.error.fix},
+        "error": scored.error.as_row() if scored.error else None,
     }
 
 
