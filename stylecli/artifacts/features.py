@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -50,14 +51,11 @@ class FeatureStore:
         self.was_damaged = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._open()
-        except (sqlite3.OperationalError, OSError) as error:
+            # SQLite waits for others everywhere but here: one makes the file, the next finds it.
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                self._db = self._open_or_renew()
+        except (sqlite3.Error, OSError) as error:
             raise self._trouble(error) from error
-        except sqlite3.DatabaseError:
-            self.was_damaged = True
-            with contextlib.suppress(OSError):
-                path.replace(path.with_suffix(".damaged"))
-            self._db = self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +110,17 @@ class FeatureStore:
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [(*seen, digest.hexdigest())]
         )
         return digest.hexdigest()
+
+    def _open_or_renew(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self.was_damaged = True
+            with contextlib.suppress(OSError):
+                self._path.replace(self._path.with_suffix(".damaged"))
+            return self._open()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=BUSY_SECONDS)
