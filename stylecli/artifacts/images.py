@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ MAX_ASPECT = 4
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "TGA", "ICO")
 # Floats are [0, 1] with highlights above, unless they count to 255 or to 65535.
 MAX_HIGHLIGHT = 16.0
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +57,7 @@ def read(path: Path) -> Picture:
     Raises:
         ImageError: Not a picture, damaged, too large or too thin; the message names the file.
     """
-    try:
-        # A pipe would be waited for without end.
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{path}: not a file", fix="give a picture file")
-        with path.open("rb") as stream:
-            if not stream.read(1):
-                raise ImageError(f"{path}: the file is empty", fix="copy or export it again")
-            stream.seek(0)
-            rgb, alpha = _decode(path, stream)
-    except OSError as error:
-        raise ImageError(
-            f"{path}: {error.strerror or error}", fix="check the name and its permissions"
-        ) from error
+    rgb, alpha = decode(path, lambda image: _to_rgb(path, image))
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
     if alpha is not None:
@@ -77,6 +68,27 @@ def read(path: Path) -> Picture:
         digest.hexdigest(),
         path,
     )
+
+
+def decode(path: Path, take: Callable[[Image.Image], Taken]) -> Taken:
+    """What `take` makes of a picture's first frame, upright; whatever fails names the file.
+
+    Raises:
+        ImageError: As for `read`.
+    """
+    try:
+        # A pipe would be waited for without end.
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: not a file", fix="give a picture file")
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise ImageError(f"{path}: the file is empty", fix="copy or export it again")
+            stream.seek(0)
+            return _decode(path, stream, take)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: {error.strerror or error}", fix="check the name and its permissions"
+        ) from error
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -103,6 +115,11 @@ def to_tensor(pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
     return pixels.permute(2, 0, 1)[None].float() / 255
 
 
+def to_float(pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "3 h w"]:
+    """One picture as floats in [0, 1]."""
+    return to_tensor(pixels)[0]
+
+
 def to_pixels(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
     """Floats in [0, 1] as rounded pixels; what lies outside is cut."""
     return (
@@ -117,7 +134,7 @@ def to_pixels(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
 def crop_center(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c hc wc"]:
     """Cut the sides evenly to multiples; one shorter than that is mirrored up to it."""
     height, width = image.shape[-2:]
-    image = _pad(image, max(height, multiple), max(width, multiple))
+    image = pad(image, max(height, multiple), max(width, multiple))
     height, width = image.shape[-2:]
     tall, wide = height // multiple * multiple, width // multiple * multiple
     top, left = (height - tall) // 2, (width - wide) // 2
@@ -152,7 +169,7 @@ class Geometry:
 
     def apply(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c hp wp"]:
         """The picture at the model's size."""
-        return _pad(self.resize(image), *self.padded)
+        return pad(self.resize(image), *self.padded)
 
     def undo(self, image: Float[Tensor, "b c hp wp"]) -> Float[Tensor, "b c hr wr"]:
         """Cut the margin off a result."""
@@ -163,8 +180,8 @@ class Geometry:
         return {name: list(size) for name, size in asdict(self).items()}
 
 
-def _pad(image: Tensor, height: int, width: int) -> Tensor:
-    """Mirror the right and lower edge, as often as it takes."""
+def pad(image: Tensor, height: int, width: int) -> Tensor:
+    """Mirror the right and lower edge, as often as it takes; of the last two dimensions."""
 
     def indices(length: int, wanted: int) -> Tensor:
         period = max(1, 2 * length - 2)
@@ -177,7 +194,7 @@ def _pad(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., indices(rows, height), :][..., indices(columns, width)]
 
 
-def _decode(path: Path, stream: BinaryIO) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode(path: Path, stream: BinaryIO, take: Callable[[Image.Image], Taken]) -> Taken:
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -190,7 +207,7 @@ def _decode(path: Path, stream: BinaryIO) -> tuple[np.ndarray, np.ndarray | None
                 # A damaged note on how to hold a picture is no reason to refuse the picture.
                 with contextlib.suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(path, image)
+                return take(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -225,17 +242,17 @@ def _too_large(path: Path, size: str = "") -> ImageError:
 
 def _to_rgb(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     profile = image.info.get("icc_profile")
-    image, alpha = _split(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(path, image)
-    colour = _to_srgb(image, profile)
+    image, alpha = split(image)
+    if is_deep(image):
+        image = Image.fromarray((deep_greys(path, image) * 255).round().astype(np.uint8))
+    colour = to_srgb(image, profile)
     if alpha is None or alpha.getextrema() == (255, 255):
         return np.array(colour), None
     white = Image.new("RGB", colour.size, "white")
     return np.array(Image.composite(colour, white, alpha)), np.array(alpha)
 
 
-def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colour and transparency; a profile speaks of colour alone, and not of palettes."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16") and isinstance(transparent, int):
@@ -254,8 +271,13 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return image, None
 
 
-def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
-    """Pillow clips deep greys when it converts them; scale them instead."""
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey in more than eight bits."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def deep_greys(path: Path, image: Image.Image) -> np.ndarray:
+    """Values in [0, 1]; Pillow clips deep greys when it converts them, here they are scaled."""
     values = np.asarray(image).astype(np.float32)
     if not np.isfinite(values).all():
         raise ImageError(f"{path}: holds values that are not finite", fix="export it without them")
@@ -264,10 +286,11 @@ def _eight_bits(path: Path, image: Image.Image) -> Image.Image:
         top = 1.0 if brightest <= MAX_HIGHLIGHT else 255.0 if brightest <= 255 else 65535.0
     else:
         top = 65535.0 if brightest <= 65535 else float(2**31 - 1)
-    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
+    return (values / top).clip(0, 1)
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB of any mode but deep greys, through the profile where it can be used."""
     if image.mode == "LAB":
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     elif image.mode == "YCbCr":

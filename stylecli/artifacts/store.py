@@ -31,8 +31,12 @@ JPEG_QUALITY = 95
 MAX_JPEG_NOTE = 60_000
 
 
-def save_image(path: Path, pixels: UInt8[Tensor, "h w 3"], provenance: Mapping[str, Any]) -> None:
-    """Write a picture with its provenance inside; the suffix decides the format.
+def save_image(
+    path: Path,
+    pixels: UInt8[Tensor, "h w 3"] | UInt8[Tensor, "h w"],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a picture, of colours or greys, with its provenance inside; the suffix decides how.
 
     Raises:
         UsageError: A format that cannot carry it.
@@ -92,6 +96,8 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
         if path.suffix.lower() == ".safetensors":
             with safe_open(path, framework="pt") as stream:
                 text = (stream.metadata() or {}).get(KEY)
+        elif path.suffix.lower() == ".json":
+            text = json.dumps(json.loads(path.read_bytes())[KEY])
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
