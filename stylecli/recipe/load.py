@@ -18,7 +18,9 @@ from stylecli.errors import RecipeError
 from stylecli.recipe import native, words
 from stylecli.recipe.faults import validate
 from stylecli.recipe.layers import PREFIX, Entry, Merged, from_environment, from_overrides
+from stylecli.recipe.presets import expanded
 from stylecli.recipe.schema import Backbone, Recipe
+from stylecli.recipe.shorthand import unfold
 from stylecli.recipe.source import Fault, Path, dotted, read
 
 # Names of ours that are not settings; everything else needs a double underscore to be one.
@@ -68,18 +70,20 @@ def load(
         RecipeError: Every unknown key, wrong type and value out of range, one a line.
     """
     environ = environ or {}
-    above = [*from_environment(environ), *from_overrides(overrides)]
-    above += [Entry(tuple(k.split(".")), v, "flag", "flag") for k, v in (flags or {}).items()]
+    own = [Entry(tuple(k.split(".")), v, "flag", "flag") for k, v in (flags or {}).items()]
+    layers = (from_environment(environ), from_overrides(overrides), own)
+    above = [entry for layer in layers for entry in expanded(layer)]
 
     named = name_or_path or environ.get("STYLE_RECIPE")
     name = named or _default_name(above)
     below, faults = _from_file(name) if name is not None else ([], [])
     merged = Merged()
-    for entry in (*below, *above):
+    for entry in (*expanded(below), *above):
         merged.put(entry)
     _fill_from_model(merged)
+    unread = unfold(merged)
     recipe, more = validate(merged)
-    faults = sorted([*faults, *more], key=_reading_order)
+    faults = sorted([*faults, *unread, *more], key=_reading_order)
     if recipe is None or faults:
         raise RecipeError(
             "\n".join(map(str, faults)),

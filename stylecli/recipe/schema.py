@@ -7,9 +7,11 @@ terminal before any weight is read. Thresholds are counted in sampling steps: ``
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from stylecli.recipe import timeline
 
 Positive = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
@@ -19,6 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 # Autoencoders have nothing to say about smaller squares.
 MIN_CROP_PX = 32
+Weight = Annotated[float, Field(ge=-1000.0, le=1000.0)]
 Layers = Literal["none", "anchor", "from_anchor", "all"] | tuple[Count, ...]
 
 
@@ -93,6 +96,58 @@ class Inversion(Strict):
     refine_iters: Count = Field(0, description="Fixed-point passes per level; 1 or 3 pay most.")
 
 
+class Part(Strict):
+    """One LoRA of a sum."""
+
+    lora: str = Field(min_length=1, description="A LoRA, or a picture to learn one from.")
+    weight: Weight | None = Field(None, description="Its strength; default: sampling.weight.")
+
+
+Edge = Count | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+
+
+class Entry(Strict):
+    """One entry of a schedule: LoRAs that act together for some steps (DiffStyler eq. 9)."""
+
+    loras: tuple[Part, ...] = Field((), description="All at once; none is the base model.")
+    start: Edge = Field(0, description="First step, or a share such as 60%.")
+    end: Edge | None = Field(None, description="Step after the last; default: all that are left.")
+    prompt: str | None = Field(None, description="Default: that of the region, or the LoRAs' own.")
+
+
+def _or_text(schema: dict[str, Any]) -> None:
+    """For editors: what `stylecli.recipe.shorthand` turns into this may be written instead."""
+    options = schema.pop("anyOf", None) or [{key: schema.pop(key) for key in _KIND & schema.keys()}]
+    schema["anyOf"] = [*options, {"type": "string"}]
+
+
+def _or_texts(schema: dict[str, Any]) -> None:
+    schema["items"] = {"anyOf": [schema["items"], {"type": "string"}]}
+
+
+# Keywords that say what a value is, apart from what it means.
+_KIND = {"type", "items", "minItems"}
+Entries = Annotated[tuple[Entry, ...], Field(min_length=1)]
+
+
+class Region(Strict):
+    """One part of the picture and what it is painted with (DiffStyler eq. 8)."""
+
+    mask: str = Field(
+        min_length=1,
+        description="A picture, white inside; {content} in its name is that of the photograph; "
+        "or text:WORDS, found by `masks.backend`.",
+    )
+    schedule: Entries = Field(
+        description="Its LoRAs: a schedule, or one LoRA for all steps.", json_schema_extra=_or_text
+    )
+    prompt: str | None = Field(None, description="Default: sampling.prompt, or the LoRAs' own.")
+    negative: str | None = Field(None, description="Default: sampling.negative.")
+    guidance: Annotated[float, Field(ge=1.0, le=1000.0)] | None = Field(
+        None, description="Default: sampling.guidance."
+    )
+
+
 class Sampling(Strict):
     """How the stylised image is sampled."""
 
@@ -101,21 +156,62 @@ class Sampling(Strict):
     guidance: float = Field(
         10.5, ge=1.0, le=1000.0, description="Classifier-free guidance; 1 is off."
     )
-    prompt: str | None = Field(None, description="Default: the caption the LoRA was trained with.")
+    prompt: str | None = Field(
+        None,
+        description="{trigger} in it is the caption the LoRA was trained with, which is the "
+        "default.",
+    )
+    prompt_from_style: bool = Field(
+        False, description="Words found from the style picture follow the prompt (section words)."
+    )
     negative: str = Field("", description="Negative prompt.")
-    weight: float = Field(1.0, ge=-1000.0, le=1000.0, description="Strength of the LoRA.")
+    weight: Weight = Field(1.0, description="Strength of the LoRA.")
     start: Literal["inversion", "palette", "adain"] = Field(
         "inversion",
         description="First latent: the content's noise (both papers); the noise of the content in "
         "the style's colours; or the content's noise with the channel statistics of the style's "
         "(StyleID, eq. 7; needs --style).",
     )
+    schedule: Entries | None = Field(
+        None,
+        description="LoRAs over the steps, for `switch` and `generate`.",
+        json_schema_extra=_or_text,
+    )
+    regions: tuple[Region, ...] = Field(
+        (),
+        description="For `mask-transfer` and `generate`; later ones lie on top.",
+        json_schema_extra=_or_texts,
+    )
+    background: Literal["source", "denoise"] = Field(
+        "source",
+        description="Outside all regions: the content's stored latents (eq. 7), or the base model "
+        "under `background_prompt` (eq. 8).",
+    )
+    background_prompt: str = Field("", description="For background denoise.")
+    pin_until: Count | None = Field(
+        None, description="Steps that pin the background to the content; default: all."
+    )
+    overlap: Literal["over", "normalise", "error"] = Field(
+        "over", description="Where regions overlap: the later one, their mean, or a refusal."
+    )
+    composite: Literal["pixel", "none"] = Field(
+        "pixel",
+        description="With masks: pixel pastes the regions into the content file's own pixels, at "
+        "its own size; none is the decoded picture.",
+    )
+    width: Pixels | None = Field(None, description="For `generate`; default: size.")
+    height: Pixels | None = Field(None, description="For `generate`; default: size.")
     seed: Count = Field(0, description="Seed of the run; every item derives its own.")
 
 
 class Injection(Strict):
     """What the content image's own pass hands to the stylised one, where and for how long."""
 
+    preset: Literal["aaai26", "paper", "v1", "plain_lora"] | None = Field(
+        None,
+        description="The settings of a paper, beneath those given beside it; v1 also inverts in "
+        "999 steps.",
+    )
     feature_layers: Layers = Field(
         "anchor", description="Decoder layers whose feature is replaced."
     )
@@ -134,6 +230,62 @@ class Injection(Strict):
     )
     source: Literal["replay", "denoise"] = Field(
         "replay", description="Source branch: the stored trajectory, or its own DDIM path (eq. 4)."
+    )
+
+
+class Words(Strict):
+    """How a prompt is looked for that says what a style picture shows (PEZ)."""
+
+    length: int = Field(8, ge=1, le=64, description="Words; one token each.")
+    steps: Positive = Field(300, description="Optimiser steps.")
+    lr: float = Field(0.1, gt=0, description="AdamW learning rate.")
+    starts: Positive = Field(8, description="Random prompts to begin with, side by side.")
+    template: str = Field("{}", description="What stands around the words, which replace {}.")
+
+
+class Masks(Strict):
+    """How regions are found in a picture, and how a mask becomes one of latents."""
+
+    backend: str = Field(
+        "auto",
+        min_length=1,
+        description="Who finds what words name: clusters, grounded-sam2, clipseg, sam3, sam-clip, "
+        "fastsam or a plug-in's name; auto is clusters on pocket, grounded-sam2 elsewhere.",
+    )
+    model: str | None = Field(
+        None, description="Hub id or folder of the backend's finder; default: its own."
+    )
+    segmenter: str | None = Field(
+        None, description="Hub id or folder of its second model (SAM, CLIP); default: its own."
+    )
+    threshold: Unit | None = Field(
+        None, description="Score below which a find is dropped; default: the backend's own."
+    )
+    text_threshold: Unit = Field(0.25, description="Grounding DINO's threshold for words.")
+    min_score: float = Field(
+        0.0, ge=-1.0, le=1.0, description="A best find that scores less matches nothing."
+    )
+    min_margin: Unit = Field(
+        0.0, description="A best find that leads the next by less matches nothing."
+    )
+    select: Literal["best", "union"] | Count = Field(
+        "best", description="Of several finds: the best, all of them as one, or one by number."
+    )
+    on_empty: Literal["error", "skip", "full"] = Field(
+        "error", description="Nothing found: the item fails, goes on without, or is all region."
+    )
+    clusters: Annotated[int, Field(ge=2, le=32)] | None = Field(
+        None, description="Number of clusters; default: chosen by silhouette."
+    )
+    invert: bool = Field(False, description="The region is what a mask leaves out.")
+    dilate_px: int = Field(
+        0, ge=-1024, le=1024, description="Pixels a mask grows by; negative shrinks it."
+    )
+    feather_px: float = Field(
+        0.0, ge=0.0, le=1024.0, description="Deviation of the blur at a mask's edge, in pixels."
+    )
+    resize: Literal["area", "threshold", "any", "nearest"] = Field(
+        "area", description="What a latent cell takes of its pixels: mean, majority, any, middle."
     )
 
 
@@ -196,6 +348,8 @@ class Recipe(Strict):
     inversion: Inversion = Inversion()
     sampling: Sampling = Sampling()
     injection: Injection = Injection()
+    masks: Masks = Masks()
+    words: Words = Words()
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
@@ -208,6 +362,23 @@ class Recipe(Strict):
                     f"injection.{key} is {value}, beyond sampling.steps; "
                     f"allowed 0 to {self.sampling.steps}"
                 )
+        if self.sampling.pin_until is not None and self.sampling.pin_until > self.sampling.steps:
+            problems.append(
+                f"sampling.pin_until is {self.sampling.pin_until}, beyond sampling.steps; "
+                f"allowed 0 to {self.sampling.steps}"
+            )
+        schedules = {"sampling.schedule": self.sampling.schedule} | {
+            f"sampling.regions of {region.mask}": region.schedule
+            for region in self.sampling.regions
+        }
+        for key, schedule in schedules.items():
+            try:
+                timeline.resolve(
+                    [(entry.start, entry.end) for entry in schedule or (Entry(),)],
+                    self.sampling.steps,
+                )
+            except ValueError as error:
+                problems.append(f"{key}: {error}")
         if self.lora.crop == "random" and self.lora.crop_px > self.lora.resolution:
             problems.append(
                 f"lora.crop_px is {self.lora.crop_px}, larger than lora.resolution; "
