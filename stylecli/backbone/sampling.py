@@ -30,13 +30,33 @@ class Step:
     timestep: int
 
 
+def walk(
+    latents: Float[Tensor, "b c h w"],
+    advance: Callable[[Tensor, Step], Tensor],
+    levels: Levels,
+) -> Iterator[tuple[Step, Float[Tensor, "b c h w"]]]:
+    """Carry latents from level ``N`` to 0, yielding each step with the latents it produced.
+
+    Args:
+        latents: At the noisiest level, float32.
+        advance: The latents of one level and the step there -> those of the next.
+        levels: The grid.
+    """
+    for index in range(len(levels)):
+        level = len(levels) - index
+        step = Step(index, level, levels.timesteps[level - 1])
+        with torch.inference_mode():
+            latents = advance(latents, step)
+        yield step, latents
+
+
 def denoise(
     latents: Float[Tensor, "b c h w"],
     predict: Callable[[Tensor, Step], Tensor],
     schedule: NoiseSchedule,
     levels: Levels,
 ) -> Iterator[tuple[Step, Float[Tensor, "b c h w"]]]:
-    """Sample from level ``N`` to 0, yielding each step with the latents it produced.
+    """`walk` along what one model predicts.
 
     Args:
         latents: At the noisiest level, float32.
@@ -44,13 +64,14 @@ def denoise(
         schedule: Turns outputs into steps.
         levels: The grid.
     """
-    for index in range(len(levels)):
-        level = len(levels) - index
-        step = Step(index, level, levels.timesteps[level - 1])
-        with torch.inference_mode():
-            output = predict(latents, step)
-            latents = schedule.step(latents, output, levels.alphas[level], levels.alphas[level - 1])
-        yield step, latents
+
+    def advance(latents: Tensor, step: Step) -> Tensor:
+        output = predict(latents, step)
+        return schedule.step(
+            latents, output, levels.alphas[step.level], levels.alphas[step.level - 1]
+        )
+
+    return walk(latents, advance, levels)
 
 
 def guided(

@@ -76,8 +76,12 @@ class Styled:
         predict = null_prediction(self.backbone, len(clean))
         return invert(clean, predict, schedule, schedule.levels(steps))
 
-    def transfer(self, look: Look, injection: Injection, path: Trajectory | None = None) -> Tensor:
-        return transfer(self.backbone, self.adapters, path or self.trajectory, look, injection)
+    def transfer(
+        self, look: Look, injection: Injection, path: Trajectory | None = None, **given: Any
+    ) -> Tensor:
+        return transfer(
+            self.backbone, self.adapters, path or self.trajectory, look, injection, **given
+        )
 
     def embedded(self, prompt: str) -> Tensor:
         return self.backbone.encode_prompt([prompt]).clone()
@@ -439,9 +443,10 @@ def test_adain_gives_channels_the_styles_statistics(epsilon: Styled) -> None:
         torch.testing.assert_close(row.std(dim=(1, 2)), style[0].std(dim=(1, 2)))
     assert relative(adain(content, content[:1])[:1], content[:1]) < 1e-6
     plain = epsilon.transfer(look(), injection())
-    assert relative(epsilon.transfer(look(style_noise=style), injection()), plain) > 1e-3
     own = epsilon.trajectory.latents[-1]
-    assert relative(epsilon.transfer(look(style_noise=own), injection()), plain) < 1e-5
+    styled = adain(own, noise(1, 4, 8, 8, seed=1) * 3)
+    assert relative(epsilon.transfer(look(), injection(), start=styled), plain) > 1e-3
+    assert torch.equal(epsilon.transfer(look(), injection(), start=own), plain)
 
 
 def test_a_layer_that_is_not_there_is_refused(epsilon: Styled) -> None:

@@ -198,3 +198,52 @@ def transfer(
         noise = ddim.noise_in(from_source, own_path, alphas[k], prediction)
         own_path = ddim.renoise(own_path, noise, alphas[k], alphas[k - 1])
     return here
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One region of eq. 8: a mask after overlaps, and for every step a model with its words."""
+
+    share: torch.Tensor
+    styled: Sequence[torch.nn.Module]
+    uncond: Sequence[torch.Tensor]
+    cond: Sequence[torch.Tensor]
+    guidance: float
+
+
+@torch.no_grad()
+def paint(
+    unet,
+    layers: Sequence[Layer],
+    rest: torch.Tensor,
+    path: Sequence[torch.Tensor],
+    timesteps: Sequence[int],
+    alphas: Sequence[float],
+    *,
+    prediction: str,
+    null: torch.Tensor,
+    settings: Settings,
+) -> torch.Tensor:
+    """Eq. 8 in every layer's noise; what no layer covers (`rest`) is the path itself, as in eq. 7.
+
+    A background that is denoised is a layer like any other, of the base model, and leaves no rest.
+    """
+    here = path[-1]
+    for step in range(len(timesteps)):
+        k = len(timesteps) - step
+        blended = torch.zeros_like(here)
+        for layer in layers:
+            rows = torch.cat([path[k], here, here])
+            words = torch.cat([null, layer.uncond[step], layer.cond[step]])
+            with wired(unet, layer.styled[step], settings, step) as model:
+                output = model(rows, timesteps[k - 1], encoder_hidden_states=words).sample
+            _, u, c = output.chunk(3)
+            guided = u + layer.guidance * (c - u)
+            noise = ddim.noise_in(guided, here, alphas[k], prediction)
+            blended = blended + layer.share * noise
+        covered = sum(layer.share for layer in layers)
+        # Where nothing is covered the noise is of no use; elsewhere the shares may not sum to one.
+        noise = blended / torch.where(covered > 0, covered, torch.ones_like(covered))
+        stepped = ddim.renoise(here, noise, alphas[k], alphas[k - 1])
+        here = covered * stepped + rest * path[k - 1]
+    return here

@@ -1,0 +1,173 @@
+"""What the content image's own pass hands to the stylised ones, and for how long (eq. 4 to 6).
+
+Per step the base model (no LoRA, empty prompt) looks at the stored latent ``Z[k]`` of the content
+and leaves behind features and the queries and keys of attention; one such pass serves every region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from jaxtyping import Float
+from torch import Tensor
+
+from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.attention import Exchange
+from stylecli.backbone.inversion import Trajectory
+from stylecli.backbone.layers import decoder_layers, select
+from stylecli.backbone.model import Backbone
+from stylecli.backbone.sampling import Step
+from stylecli.recipe.schema import Injection
+
+
+def kappa(
+    step: int, *, steps: int, injection: Injection, timestep: int, num_train_timesteps: int
+) -> float:
+    """The target's share of its own attention at one step (eq. 5): 0 is all source, 1 is none.
+
+    The paper's ``kappa_t`` divides by ``T - T_a`` what it counts down in timesteps; only in *steps*
+    does it reach 1 at the end for any threshold. ``adaptive`` counts steps, ``time`` repairs the
+    denominator, ``printed`` is the formula as it stands, cut to [0, 1].
+
+    >>> kappa(49, steps=50, injection=Injection(), timestep=1, num_train_timesteps=1000)
+    1.0
+    """
+    start = injection.attn_steps
+    if step < start:
+        return 0.0
+    threshold = num_train_timesteps * (1 - start / steps)
+    match injection.attn_tail:
+        case "full":
+            return 0.0
+        case "hard":
+            return 1.0
+        case "adaptive":
+            share = (step + 1 - start) / (steps - start)
+        case "time":
+            share = (threshold - timestep) / threshold if threshold else 1.0
+        case "printed":
+            rest = num_train_timesteps - threshold
+            share = (threshold - timestep) / rest if rest else 1.0
+    return min(1.0, max(0.0, share))
+
+
+def adain(
+    content: Float[Tensor, "b c h w"], style: Float[Tensor, "1 c hs ws"]
+) -> Float[Tensor, "b c h w"]:
+    """Give latents the channel means and deviations of others (StyleID eq. 7)."""
+
+    def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean(dim=(2, 3), keepdim=True), x.std(dim=(2, 3), keepdim=True)
+
+    mean, deviation = statistics(content)
+    style_mean, style_deviation = statistics(style)
+    return (content - mean) / deviation * style_deviation + style_mean
+
+
+class Source:
+    """The content's own pass beside the stylised ones, one step at a time."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapters: Adapters,
+        trajectory: Trajectory,
+        injection: Injection,
+        *,
+        to_the_end: bool = False,
+    ) -> None:
+        """Decide what is injected at which step.
+
+        Args:
+            to_the_end: `after` is asked for at every step, so a source with a path of its own walks
+                it to the end.
+
+        Raises:
+            RecipeError: A layer that this UNet does not have.
+        """
+        self._backbone = backbone
+        self._adapters = adapters
+        self._trajectory = trajectory
+        self._replays = injection.source == "replay"
+        self._latents = trajectory.latents[-1]
+        self._null_embeds = backbone.encode_prompt([""]).expand(len(self._latents), -1, -1)
+
+        layers = decoder_layers(backbone.unet)
+        attention = [
+            name
+            for layer in select(
+                layers, injection.attn_layers, key="attn_layers", with_attention=True
+            )
+            for name in layer.self_attention
+        ] + [
+            name
+            for layer in select(layers, injection.attn_cross, key="attn_cross", with_attention=True)
+            for name in layer.cross_attention
+        ]
+        features = select(
+            layers, injection.feature_layers, key="feature_layers", with_attention=False
+        )
+        self._exchange = Exchange(
+            features=features,
+            attention=attention,
+            tap=injection.feature_tap,
+            mix=injection.attn_mix,
+        )
+        levels = trajectory.levels
+        steps = len(levels)
+        self._shares = [
+            kappa(
+                step,
+                steps=steps,
+                injection=injection,
+                timestep=levels.timesteps[steps - step - 1],
+                num_train_timesteps=len(backbone.schedule.alphas_cumprod),
+            )
+            if attention
+            else 1.0
+            for step in range(steps)
+        ]
+        self._feature_steps = injection.feature_steps if features else 0
+        active = [i for i in range(steps) if i < self._feature_steps or self._shares[i] < 1]
+        self._active = frozenset(active)
+        self._last_active = steps - 1 if to_the_end else max(active, default=-1)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Let the model's layers hand over what is asked for, and put them back afterwards."""
+        with self._exchange.installed(self._backbone.unet):
+            yield
+
+    def look(self, step: Step) -> None:
+        """Pass the content through the base model, if this step (or a later one) needs it."""
+        if step.index > self._last_active or (self._replays and step.index not in self._active):
+            return
+        if self._replays:
+            self._latents = self._trajectory.latents[step.level]
+        with (
+            self._adapters.use({}),
+            self._exchange.taking(
+                features=step.index < self._feature_steps,
+                attention=self._shares[step.index] < 1,
+                stop=self._replays,
+            ),
+        ):
+            output = self._backbone.predict(self._latents, step.timestep, self._null_embeds)
+        if not self._replays:
+            alphas = self._trajectory.levels.alphas
+            self._latents = self._backbone.schedule.step(
+                self._latents, output, alphas[step.level], alphas[step.level - 1]
+            )
+
+    def injected(self, step: Step) -> AbstractContextManager[None]:
+        """Inside, passes of the model use what `look` left behind."""
+        return self._exchange.giving(
+            features=step.index < self._feature_steps, kappa=self._shares[step.index]
+        )
+
+    def after(self, step: Step) -> Float[Tensor, "b c h w"]:
+        """The content's latent at the level this step ends at: the background of eq. 7."""
+        if self._replays:
+            return self._trajectory.latents[step.level - 1]
+        return self._latents
