@@ -23,7 +23,7 @@ import tests.typecheck
 
 # Shapes in signatures are executed wherever tensors are. The command line is left out: its
 # annotations name what it must not import.
-CHECKED = "artifacts backbone engine evaluation methods pocket recipe tensors"
+CHECKED = "artifacts backbone engine evaluation masks methods pocket recipe tensors"
 install_import_hook(
     [f"stylecli.{package}" for package in CHECKED.split()],
     f"{tests.typecheck.__name__}.{tests.typecheck.checked.__name__}",

@@ -1,4 +1,4 @@
-"""CLIP as OpenAI trained it: pictures and texts as unit vectors of one space.
+"""CLIP as OpenAI and LAION trained it: pictures and texts as unit vectors of one space.
 
 OpenAI trained with QuickGELU, ``x * sigmoid(1.702 x)``, which no key and no shape of a weight file
 betrays: the same file runs under plain GELU without a complaint and gives other numbers. The
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from stylecli.errors import WeightsError
 from stylecli.evaluation.weights import load_strictly
 
-# The names of open_clip without "-quickgelu" are the same networks with plain GELU.
+# The names of open_clip without it are the same networks with plain GELU, as LAION trained its own.
+QUICK_GELU = "-quickgelu"
 ARCHITECTURES: Mapping[str, str] = {
     "clip-b32": "ViT-B-32-quickgelu",
     "clip-l14": "ViT-L-14-quickgelu",
+    "clip-h14": "ViT-H-14",
 }
 # The start token and the end token, which every text also takes.
 FRAME = 2
@@ -35,6 +37,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Tokens without start and end."""
+
+    def decode(self, tokens: list[int]) -> str:
+        """Their text."""
 
     def __call__(self, texts: list[str]) -> Int[Tensor, "n context"]:
         """Framed tokens, padded and cut to the context."""
@@ -49,7 +54,7 @@ class Clip:
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         self.model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def image_features(self, images: Float[Tensor, "b 3 224 224"]) -> Float[Tensor, "b d"]:
         """Unit vectors of pictures that ``PREPROCESS["clip224"]`` has prepared."""
@@ -58,14 +63,14 @@ class Clip:
 
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit vectors; what does not fit the context is cut off, see `truncated`."""
-        tokens = self._tokenizer(list(texts)).to(next(self.model.parameters()).device)
+        tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         found: Tensor = self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
         return found
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts the model does not see to their end: it reads 77 tokens."""
-        longest = self._tokenizer.context_length - FRAME
-        return sum(len(self._tokenizer.encode(text)) > longest for text in texts)
+        longest = self.tokenizer.context_length - FRAME
+        return sum(len(self.tokenizer.encode(text)) > longest for text in texts)
 
 
 def clip_network(
@@ -90,7 +95,8 @@ def clip_network(
 
     architecture = ARCHITECTURES[name]
     model = _unfilled(config or open_clip.get_model_config(architecture))
-    _require_quick_gelu(model, architecture)
+    if architecture.endswith(QUICK_GELU):
+        _require_quick_gelu(model, architecture)
     load_strictly(model, tensors, file=file)
     return Clip(model, open_clip.SimpleTokenizer(context_length=model.context_length))
 

@@ -24,6 +24,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "art-inception": ("artfid",),
     "clip-b32": ("clip-b32",),
     "clip-l14": ("clip-l14",),
+    "clip-h14": ("clip-h14",),
     "dinov2": ("dinov2-base",),
     "pocket-lpips": (),
     "pocket-embedding": (),

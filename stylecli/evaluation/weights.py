@@ -130,6 +130,16 @@ WEIGHTS: Mapping[str, Weights] = {
             hub_file="open_clip_model.safetensors",
         ),
         Weights(
+            name="clip-h14",
+            family="clip",
+            file="ViT-H-14.safetensors",
+            what="OpenCLIP ViT-H/14, whose text half Stable Diffusion 2 listens to",
+            licence="MIT",
+            megabytes=3944,
+            repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
             name="dinov2-base",
             family="dino",
             file="dinov2-base/model.safetensors",

@@ -26,6 +26,7 @@ PREPROCESSING: Mapping[str, str] = {
     "art-inception": "artfid512",
     "clip-b32": "clip224",
     "clip-l14": "clip224",
+    "clip-h14": "clip224",
     "dinov2": "dinov2_224",
     "pocket-embedding": "pocket64",
     "pocket-clip": "pocket64",
