@@ -27,7 +27,17 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from stylecli import __version__
-from stylecli.cli.commands import bench, care, evaluate, lora, models, transfer
+from stylecli.cli.commands import (
+    bench,
+    care,
+    evaluate,
+    generate,
+    lora,
+    masks,
+    models,
+    regions,
+    transfer,
+)
 from stylecli.cli.console import console
 from stylecli.cli.options import DebugOpt, JsonOpt, QuietOpt
 from stylecli.errors import StyleError, UsageError
@@ -64,6 +74,10 @@ GROUPS = {
 }
 COMMANDS = (
     Command("transfer", transfer.transfer, MAKE),
+    Command("mask-transfer", regions.mask_transfer, MAKE),
+    Command("switch", regions.switch, MAKE),
+    Command("masks", masks.masks, MAKE),
+    Command("generate", generate.generate, MAKE),
     Command("train-lora", lora.train_lora, MAKE),
     Command("invert", transfer.invert, MAKE),
     Command("evaluate", evaluate.evaluate, JUDGE),

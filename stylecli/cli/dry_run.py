@@ -50,11 +50,14 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
         f"# jobs    {len(jobs)}, of which {todo} to do",
         *(f"#         {_names(job)} -> {job.output}" for job in jobs[:LISTED_JOBS]),
         *([f"#         and {len(jobs) - LISTED_JOBS} more"] if len(jobs) > LISTED_JOBS else []),
-        f"# rows    {', '.join(f'{n} {name}' for name, n in prepared.rows.items())} per item",
-        f"# time    about {duration(cost.seconds)} if nothing is cached (computed from a short "
-        "measurement)",
-        f"# memory  about {size(cost.memory_bytes)}",
     ]
+    if prepared.rows:
+        lines += [
+            f"# rows    {', '.join(f'{n} {name}' for name, n in prepared.rows.items())} per item",
+            f"# time    about {duration(cost.seconds)} if nothing is cached (computed from a short "
+            "measurement)",
+            f"# memory  about {size(cost.memory_bytes)}",
+        ]
     console.result(row, text="\n".join(lines))
 
 

@@ -92,6 +92,45 @@ ShardOpt = Annotated[
         "--shard", metavar="I/N", help="Do part I of N; for job arrays.", rich_help_panel=RUN
     ),
 ]
+GuidanceOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", metavar="G", help="Guidance scale; 1 is off.", rich_help_panel=SETTINGS
+    ),
+]
+PromptOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", metavar="TEXT", help="Default: the LoRAs' captions.", rich_help_panel=SETTINGS
+    ),
+]
+RegionOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="MASK=LORA[@PROMPT]",
+        parser=given,
+        help="MASK is a picture or text:WORDS; LORA may be a schedule, or a style picture; "
+        "repeatable, later ones on top.",
+    ),
+]
+ScheduleOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule",
+        metavar="LORA:A-B,…",
+        parser=given,
+        help="Which LoRA in which steps, or shares of them: a:0-30,b*0.8+c:60%-.",
+    ),
+]
+SheetOpt = Annotated[
+    bool,
+    typer.Option(
+        "--sheet",
+        help="Also write a sheet of all parts with figures; costs more runs.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 RecipeOpt = Annotated[
     str | None,
     typer.Option(
@@ -226,6 +265,16 @@ DebugOpt = Annotated[
     bool,
     typer.Option("--debug", help="Show tracebacks and library warnings.", rich_help_panel=RUN),
 ]
+
+
+def sides(size: str | None) -> tuple[int | None, int | None]:
+    """``256x128`` -> width and height; ``256`` is a square."""
+    if size is None:
+        return None, None
+    width, cross, height = size.lower().partition("x")
+    if not width.isdecimal() or (cross and not height.isdecimal()):
+        raise typer.BadParameter(f"--size {size!r} is not WxH, such as 256x128")
+    return int(width), int(height or width)
 
 
 def settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,17 +13,24 @@ from stylecli.artifacts import store
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
-Role = Literal["content", "style", "caption", "lora"]
+Role = Literal["content", "style", "caption", "lora", "mask", "prompt"]
 # Raised when a change of ours makes other pictures from the same inputs.
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 MAX_NAME = 80
+# What the name of an output may be made of.
+FIELDS: Mapping[Role, str] = {
+    "content": "content",
+    "style": "style",
+    "lora": "style",
+    "prompt": "prompt",
+}
 # In place of the digest of a file that cannot be read.
 UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One file a job reads."""
+    """One thing a job is made of: a file, or words."""
 
     role: Role
     path: Path
@@ -55,6 +63,35 @@ class Input:
         except InputError:
             return cls("content", path, UNREADABLE)
 
+    @classmethod
+    def of_mask(cls, path: Path) -> Input:
+        """The mask of one content: like that content, it fails its own item and no other."""
+        try:
+            return cls.of("mask", path)
+        except InputError:
+            return cls("mask", path, UNREADABLE)
+
+    @classmethod
+    def of_prompt(cls, text: str, number: int | None = None) -> Input:
+        """Words, and which of several pictures of them."""
+        words = "-".join(re.findall(r"\w+", text.lower()))[: MAX_NAME - 8] or "empty"
+        name = words if number is None else f"{words}-{number}"
+        return cls("prompt", Path(name), store.digest([text, number or 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A job to be: what goes in.
+
+    Attributes:
+        output: The place a manifest names for it.
+        settings: What decides its bytes besides the settings of all; JSON.
+    """
+
+    inputs: Sequence[Input]
+    output: Path | None = None
+    settings: object = None
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -78,11 +115,6 @@ class Job:
         """What is restyled or inverted."""
         return next(item for item in self.inputs if item.role == "content")
 
-    @property
-    def look(self) -> Input:
-        """Where the style comes from: a picture to learn it from, or a LoRA that knows it."""
-        return next(item for item in self.inputs if item.role != "content")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -94,7 +126,7 @@ class Plan:
 
 def build(
     command: str,
-    rows: Sequence[tuple[Sequence[Input], Path | None]],
+    wanted: Sequence[Wanted],
     *,
     decisive: Mapping[str, object],
     seed: int,
@@ -104,11 +136,11 @@ def build(
     suffixes: Sequence[str] = (),
     sheet: str | None = None,
 ) -> Plan:
-    """Jobs for rows of inputs.
+    """Jobs with keys, seeds and places.
 
     Args:
         command: Its name becomes part of every key.
-        rows: Inputs of a job, and the output a manifest names for it.
+        wanted: What goes into each.
         decisive: Settings and fingerprints that decide the bytes of a result.
         seed: Of the run.
         output: The file of a single job, else a folder.
@@ -122,20 +154,21 @@ def build(
             cannot be written, or the template is wrong.
     """
     jobs = []
-    for inputs, wanted in rows:
-        digests = [[item.role, item.sha256] for item in inputs]
+    for one in wanted:
+        digests = [[item.role, item.sha256] for item in one.inputs]
         key = store.digest(
             {
                 "command": command,
                 "method_version": METHOD_VERSION,
                 "inputs": digests,
                 "seed": seed,
+                **({} if one.settings is None else {"settings": one.settings}),
                 **decisive,
             }
         )
-        job = Job(key, command, tuple(inputs), output, derive(seed, digests))
-        if wanted is not None:
-            job = replace(job, output=wanted)
+        job = Job(key, command, tuple(one.inputs), output, derive(seed, digests))
+        if one.output is not None:
+            job = replace(job, output=one.output)
         elif not is_file:
             job = replace(job, output=output / file_name(name, job))
         if suffixes and job.output.suffix.lower() not in suffixes:
@@ -156,10 +189,12 @@ def file_name(template: str, job: Job) -> str:
     Raises:
         UsageError: An unknown field, or a name that leaves the folder.
     """
-    stems = {"key": job.key[:12]}
+    named: dict[str, dict[str, None]] = {}
     for item in job.inputs:
-        field = "content" if item.role == "content" else "style"
-        stems.setdefault(field, item.path.stem[:MAX_NAME])
+        if item.role in FIELDS:
+            named.setdefault(FIELDS[item.role], {})[item.path.stem] = None
+    stems = {field: "+".join(names)[:MAX_NAME] for field, names in named.items()}
+    stems["key"] = job.key[:12]
     try:
         filled = template.format(**stems)
     except (KeyError, IndexError, ValueError, AttributeError) as error:

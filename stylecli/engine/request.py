@@ -10,7 +10,6 @@ from pathlib import Path
 
 from stylecli.artifacts import store
 from stylecli.artifacts.journal import Journal
-from stylecli.backbone.model import Backbone
 from stylecli.engine import inputs, plan
 from stylecli.engine.estimate import Cost, estimate
 from stylecli.engine.plan import Plan
@@ -121,14 +120,14 @@ class Prepared:
 
     Attributes:
         rows: UNet rows per item, by name: the cost, before anything is cached.
-        start: Turns the loaded model into what makes one item.
+        start: Loads what it takes and returns what makes one item.
     """
 
     plan: Plan
     session: Session
     destination: Destination
     rows: Mapping[str, int]
-    start: Callable[[Backbone], Maker]
+    start: Callable[[], Maker]
 
     def todo(self) -> int:
         """How many jobs are left to do."""
@@ -162,7 +161,7 @@ class Prepared:
         ) as journal:
             yield from execute(
                 self.plan.jobs,
-                lambda: self.start(self.session.backbone),
+                self.start,
                 journal,
                 self.session.context.reporter,
                 overwrite=self.destination.overwrite,

@@ -212,6 +212,8 @@ def provenance(job: Job, recipe: Mapping[str, Any], backbone: Backbone) -> dict[
     sections = dict(recipe)
     if "backbone" in sections:
         sections["backbone"] = {**sections["backbone"], "id": backbone_id}
+    if "sampling" in sections:
+        sections["sampling"] = _without_places(sections["sampling"])
     return {
         "schema_version": SCHEMA_VERSION,
         "command": job.command,
@@ -221,6 +223,28 @@ def provenance(job: Job, recipe: Mapping[str, Any], backbone: Backbone) -> dict[
         "versions": _versions(),
         "model": {"id": backbone_id, "fingerprint": backbone.fingerprint},
         "inputs": [_named(item) for item in job.inputs],
+    }
+
+
+def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with the files of schedules and regions by their names alone."""
+
+    def entries(schedule: Any) -> Any:
+        return schedule and [
+            {
+                **entry,
+                "loras": [part | {"lora": Path(part["lora"]).name} for part in entry["loras"]],
+            }
+            for entry in schedule
+        ]
+
+    return {
+        **sampling,
+        "schedule": entries(sampling["schedule"]),
+        "regions": [
+            region | {"mask": Path(region["mask"]).name, "schedule": entries(region["schedule"])}
+            for region in sampling["regions"]
+        ],
     }
 
 

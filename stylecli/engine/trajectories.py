@@ -18,9 +18,8 @@ from stylecli.backbone.schedule import Levels
 from stylecli.engine.context import Reporter
 from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion
-from stylecli.tensors.colour import Colours
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def identity(
@@ -29,7 +28,7 @@ def identity(
     geometry: images.Geometry,
     inversion: Inversion,
     keep: Levels,
-    colours: Colours | None = None,
+    changes: object = None,
 ) -> dict[str, object]:
     """All that decides a trajectory's values; written into its header, and its key."""
     return {
@@ -40,7 +39,7 @@ def identity(
         "scheduler": dict(backbone.schedule.config),
         "scaling_factor": backbone.scaling_factor,
         "picture_sha256": picture_sha256,
-        "colours": colours and colours.to_json(),
+        "changes": changes,
         "geometry": geometry.as_dict(),
         "inversion": inversion.model_dump(),
         "timesteps": list(keep.timesteps),
@@ -56,7 +55,7 @@ def find_or_invert(
     inversion: Inversion,
     keep: Levels,
     *,
-    colours: Colours | None = None,
+    changes: object = None,
     reporter: Reporter,
     label: str,
 ) -> tuple[Trajectory, Path]:
@@ -69,14 +68,14 @@ def find_or_invert(
         geometry: How `image` came from the picture.
         inversion: The settings.
         keep: Levels to store.
-        colours: What the picture's own were changed to.
+        changes: What the picture's colours were changed to, as JSON has it.
         reporter: Told of progress.
         label: What is being inverted, for people.
 
     Raises:
         ItemError: The model returned NaN or infinity.
     """
-    wanted = identity(backbone, picture_sha256, geometry, inversion, keep, colours)
+    wanted = identity(backbone, picture_sha256, geometry, inversion, keep, changes)
     path = cache.cached("trajectories", store.digest(wanted), ".safetensors")
     if path.exists():
         found = _read(path, wanted, keep)

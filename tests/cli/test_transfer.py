@@ -433,18 +433,18 @@ def test_a_trajectory_says_nothing_about_the_machine(
 def test_a_picture_too_large_for_the_memory_fails_alone_and_the_run_ends_with_6(
     style: Style, recipe: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stylecli.engine.makers import Stylist
+    from stylecli.engine.painter import Painter
 
     tried: list[str] = []
-    make = Stylist.make
+    paint = Painter.paint
 
-    def short_of_memory(self: Stylist, job: Any) -> Any:
-        tried.append(job.content.path.name)
-        if job.content.path.name == "large.png":
+    def short_of_memory(self: Painter, content: Any, *given: Any, **named: Any) -> Any:
+        tried.append(content.path.name)
+        if content.path.name == "large.png":
             raise torch.OutOfMemoryError
-        return make(self, job)
+        return paint(self, content, *given, **named)
 
-    monkeypatch.setattr(Stylist, "make", short_of_memory)
+    monkeypatch.setattr(Painter, "paint", short_of_memory)
     folder = tmp_path / "in"
     for i, name in enumerate(("a.png", "large.png", "z.png")):
         draw(folder / name, seed=i)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylecli.engine import plan
+from stylecli.engine import plan, restyle
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe
@@ -22,7 +22,7 @@ def build(folder: Path, **changes: Any) -> plan.Plan:
              None)]  # fmt: skip
     given_ = {"decisive": {"recipe": 1}, "seed": 0, "output": folder / "o.png", "name": "",
               "is_file": True}  # fmt: skip
-    return plan.build("transfer", rows, **(given_ | changes))
+    return plan.build("transfer", [plan.Wanted(*row) for row in rows], **(given_ | changes))
 
 
 def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) ->
     others = [
         build(tmp_path, seed=1),
         build(tmp_path, decisive={"recipe": 2}),
-        plan.build("invert", [(list(job.inputs), None)], decisive={"recipe": 1}, seed=0,
+        plan.build("invert", [plan.Wanted(list(job.inputs))], decisive={"recipe": 1}, seed=0,
                    output=tmp_path / "o.png", name="", is_file=True),
     ]  # fmt: skip
     (tmp_path / "twin").mkdir()
@@ -42,12 +42,20 @@ def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) ->
     assert build(tmp_path, seed=1).jobs[0].seed != job.seed
 
 
-def test_every_field_of_a_recipe_changes_the_key_of_a_transfer() -> None:
+def test_every_field_that_shapes_a_picture_counts() -> None:
     """The settings reach the key as one dump, so a field that is dumped is a field that counts."""
-    dumped = Recipe().model_dump(exclude={"description", "device", "backbone", "evaluate"})
-    assert set(dumped) == {"lora", "inversion", "sampling", "injection"}
-    for section, values in dumped.items():
-        assert set(values) == set(type(getattr(Recipe(), section)).model_fields)
+    recipe = Recipe()
+    with_masks = restyle.decisive(recipe, with_masks=True)
+    assert set(with_masks) == {"lora", "inversion", "sampling", "injection", "masks", "words"}
+    left_out = {"sampling": {"schedule", "regions", "width", "height"}, "injection": {"preset"}}
+    for section, values in with_masks.items():
+        fields = set(type(getattr(recipe, section)).model_fields)
+        assert set(values) == fields - left_out.get(section, set())
+    without = restyle.decisive(recipe, with_masks=False)
+    assert set(without) == set(with_masks) - {"masks"}
+    assert set(with_masks["sampling"]) - set(without["sampling"]) == restyle.OF_REGIONS - {
+        "regions"
+    }
 
 
 @given(
@@ -92,9 +100,10 @@ def test_a_sheet_may_not_be_an_input(tmp_path: Path) -> None:
     photo = Input.of("content", tmp_path / "photo.png")
     beside = tmp_path / "o.compare.png"
     beside.write_bytes(b"x")
+    wanted = [plan.Wanted([photo, Input.of("style", beside)])]
     with pytest.raises(UsageError, match="one of the inputs"):
-        plan.build("transfer", [([photo, Input.of("style", beside)], None)], decisive={}, seed=0,
-                   output=tmp_path / "o.png", name="", is_file=True, sheet="compare")  # fmt: skip
+        plan.build("transfer", wanted, decisive={}, seed=0, output=tmp_path / "o.png", name="",
+                   is_file=True, sheet="compare")  # fmt: skip
 
 
 def test_long_names_are_cut(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from stylecli.cli.options import (
     DeviceOpt,
     DryRunOpt,
     DtypeOpt,
+    GuidanceOpt,
     ManifestOpt,
     NameOpt,
     NulOpt,
     OutputOpt,
     OverwriteOpt,
+    PromptOpt,
     RecipeOpt,
     SeedOpt,
     SetOpt,
@@ -46,22 +48,38 @@ LoraOpt = Annotated[
         help="A style learnt before; with --style, one more result; repeatable.",
     ),
 ]
-GuidanceOpt = Annotated[
-    float | None,
+PromptFromStyleOpt = Annotated[
+    bool,
     typer.Option(
-        "--guidance", metavar="G", help="Guidance scale; 1 is off.", rich_help_panel="Settings"
-    ),
-]
-PromptOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--prompt", metavar="TEXT", help="Default: the LoRA's caption.", rich_help_panel="Settings"
+        "--prompt-from-style",
+        help="Add words that CLIP finds nearest to the style.",
+        rich_help_panel="Settings",
     ),
 ]
 CompareOpt = Annotated[
     bool,
     typer.Option(
         "--compare", help="Also write content | style | result.", rich_help_panel="Output"
+    ),
+]
+SweepOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="NAME=A,B,..,Z",
+        parser=given,
+        help="A grid over features, attention, weight, guidance or a key; twice: rows x columns.",
+        rich_help_panel="Output",
+    ),
+]
+AblateOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--ablate",
+        metavar="FIGURE",
+        parser=given,
+        help="A paper's ablation as a grid: aaai, v1 or adaptive.",
+        rich_help_panel="Output",
     ),
 ]
 
@@ -85,8 +103,11 @@ def transfer(
     seed: SeedOpt = None,
     guidance: GuidanceOpt = None,
     prompt: PromptOpt = None,
+    prompt_from_style: PromptFromStyleOpt = False,
     name: NameOpt = None,
     compare: CompareOpt = False,
+    sweep: SweepOpt = None,
+    ablate: AblateOpt = None,
     overwrite: OverwriteOpt = False,
     shard: ShardOpt = None,
     dry_run: DryRunOpt = False,
@@ -104,11 +125,12 @@ def transfer(
             "sampling.seed": seed,
             "sampling.guidance": guidance,
             "sampling.prompt": prompt,
+            "sampling.prompt_from_style": prompt_from_style or None,
         },
     )
-    from stylecli.engine import commands, request
+    from stylecli.engine import figures, request, restyle
 
-    prepared = commands.transfer(
+    prepared = restyle.transfer(
         resolved.recipe,
         request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
         request.Destination(
@@ -122,6 +144,7 @@ def transfer(
         styles=style or [],
         loras=lora or [],
         compare=compare,
+        figure=figures.chosen(resolved.recipe, sweep or [], ablate),
         allow_download=allow_download,
     )
     options.carry_out(prepared, resolved, dry_run=dry_run)

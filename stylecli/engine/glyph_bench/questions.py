@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from stylecli.artifacts import glyphs, images
 from stylecli.artifacts.files import to_json, write_atomic
 from stylecli.artifacts.glyphs import FAMILIES, Family, Icon
-from stylecli.engine import commands
+from stylecli.engine import commands, restyle
 from stylecli.engine.context import Reporter
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.errors import InputError, UsageError
@@ -260,7 +260,7 @@ def diffstyler(
         for q in found
     )
     _write_rows(manifest, rows)
-    yield commands.transfer(
+    yield restyle.transfer(
         recipe,
         Contents(manifest=manifest),
         Destination(output=f"{asked.output / 'diffstyler'}/", wait=asked.wait),

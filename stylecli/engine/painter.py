@@ -1,0 +1,264 @@
+"""Paints one content after another: masks, colours, inversion, sampling, and the paste at the end.
+
+Everything is decided at two sizes: the content file's own, at which a composite keeps the pixels
+that no region touches, and the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stylecli.artifacts import images
+from stylecli.backbone.lora import LoraFile
+from stylecli.engine.finder import CachedFinder
+from stylecli.engine.makers import Canvas, Inverter
+from stylecli.engine.painting import Area, Painting, Part, Stretch
+from stylecli.engine.plan import Input
+from stylecli.engine.regions import Masks, place
+from stylecli.engine.session import Session
+from stylecli.engine.style_words import StyleWords
+from stylecli.engine.wardrobe import Wardrobe
+from stylecli.errors import ItemError
+from stylecli.methods import diffstyler
+from stylecli.methods.diffstyler import Background, Look, Region
+from stylecli.recipe.schema import Recipe, Sampling
+from stylecli.tensors.regions import compose, composite
+
+# A result with less spread than this, in [0, 1], holds nothing.
+FLAT = 1e-3
+# Stands in a prompt for the captions the LoRAs were trained with.
+TRIGGER = "{trigger}"
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """A result and what it was made of.
+
+    Attributes:
+        pixels: The result.
+        content: At the same size.
+        masks: Of every area that has one, at the content file's size.
+        details: Figures worth keeping.
+    """
+
+    pixels: UInt8[Tensor, "h w 3"]
+    content: Float[Tensor, "3 h w"]
+    masks: Sequence[Float[Tensor, "hc wc"]]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Painter:
+    """A loaded model with the LoRAs it has met."""
+
+    def __init__(self, session: Session, *, allow_download: bool = False) -> None:
+        self.backbone = session.backbone
+        self.recipe = session.recipe
+        self.context = session.context
+        self.finder = CachedFinder(session, allow_download=allow_download)
+        self.words = StyleWords(session, allow_download=allow_download)
+        self.inverter = Inverter(self.backbone, self.recipe, self.context)
+        self.wardrobe = Wardrobe(self.backbone, self.recipe, self.context)
+
+    def try_on(self, paintings: Iterable[Painting]) -> None:
+        """Load each LoRA file once, so that one that does not fit costs no item its work.
+
+        Raises:
+            UsageError: One does not fit this model.
+            WeightsError: One cannot be read.
+        """
+        for painting in paintings:
+            self.wardrobe.fetch(p.look for p in painting.parts if p.look.role == "lora")
+
+    def paint(self, content: Input, painting: Painting, *, recipe: Recipe | None = None) -> Painted:
+        """Restyle one content.
+
+        Args:
+            content: A picture.
+            painting: What is painted where and when.
+            recipe: Of the run, with other settings of injection or sampling; the steps, the size
+                and all that decides LoRAs, inversion and masks are the run's.
+
+        Raises:
+            ItemError: The picture or a mask cannot be used, words match nothing, or the model gave
+                nothing that can be seen.
+        """
+        recipe = recipe or self.recipe
+        sampling = recipe.sampling
+        files = self.wardrobe.fetch(part.look for part in painting.parts)
+        canvas = self.inverter.open(content)
+        masks = place(
+            painting,
+            canvas.geometry,
+            self.backbone.latent_px,
+            sampling,
+            self.recipe.masks,
+            lambda words: self.finder.find(canvas.picture, words),
+            self.context.reporter,
+        )
+        image, changes = canvas.image, None
+        if sampling.start == "palette":
+            image, changes = self._recoloured(canvas, painting, files, masks)
+        trajectory, _ = self.inverter.invert(canvas, image, changes)
+        start = None
+        if sampling.start == "adain":
+            start = self._start(trajectory.latents[-1], painting, masks)
+        regions = [
+            Region(looks=self.looks(area, files, sampling), share=share)
+            for area, share in zip(painting.areas, masks.shares, strict=True)
+        ]
+        background = None
+        if masks.background is not None:
+            background = Background(
+                share=masks.background,
+                looks=_behind(sampling) if sampling.background == "denoise" else None,
+                pin_until=sampling.pin_until,
+            )
+        with self.context.reporter.task(f"paint {content.path.name}", sampling.steps) as task:
+            latents = diffstyler.paint(
+                self.backbone,
+                self.wardrobe.adapters,
+                trajectory,
+                regions,
+                recipe.injection,
+                background=background,
+                start=start,
+                on_step=lambda: task.advance(1),
+            )
+        prompts = {look.prompt: None for region in regions for look in region.looks}
+        return self._finished(canvas, masks, latents, sampling, list(prompts))
+
+    def looks(
+        self, area: Area, files: Mapping[str, LoraFile], sampling: Sampling | None = None
+    ) -> list[Look]:
+        """What an area asks for at every step, under the run's settings or others."""
+        found = []
+        for stretch in area.stretches:
+            look = Look(
+                weights=self._weights(stretch.parts),
+                prompt=self._prompt(area, stretch, files, sampling or self.recipe.sampling),
+                negative=area.negative,
+                guidance=area.guidance,
+            )
+            found += [look] * (stretch.stop - stretch.start)
+        return found
+
+    def _weights(self, parts: Sequence[Part]) -> dict[str, float]:
+        weights: dict[str, float] = {}
+        for part in parts:
+            name = self.wardrobe.name(part.look)
+            weights[name] = weights.get(name, 0.0) + part.weight
+        return weights
+
+    def _prompt(
+        self, area: Area, stretch: Stretch, files: Mapping[str, LoraFile], sampling: Sampling
+    ) -> str:
+        """The stretch's own words, else the area's, else what the LoRAs were trained with.
+
+        Words found from style pictures follow, where they are asked for.
+        """
+        found = (files[self.wardrobe.name(part.look)].trigger for part in stretch.parts)
+        triggers = ", ".join(dict.fromkeys(trigger for trigger in found if trigger))
+        own = stretch.prompt if stretch.prompt is not None else area.prompt
+        said = triggers if own is None else own.replace(TRIGGER, triggers)
+        if not sampling.prompt_from_style:
+            return said
+        pictures = [part.look for part in stretch.parts if part.look.role == "style"]
+        words = [self.words.find(picture).text for picture in pictures]
+        return ", ".join(text for text in (said, *words) if text)
+
+    def _recoloured(
+        self, canvas: Canvas, painting: Painting, files: Mapping[str, LoraFile], masks: Masks
+    ) -> tuple[Tensor, object]:
+        """The content with the colours of each area's first LoRAs, and what decides them."""
+        images_, changes = [], []
+        for area, mask in zip(painting.areas, masks.digests, strict=True):
+            image, change = self._in_colours(canvas.image, area, files)
+            images_.append(image)
+            changes.append([mask, change])
+        return masks.blend(images_, canvas.image), changes
+
+    def _in_colours(
+        self, image: Tensor, area: Area, files: Mapping[str, LoraFile]
+    ) -> tuple[Tensor, object]:
+        parts = next((s.parts for s in area.stretches if s.parts), ())
+        found = []
+        for part in parts:
+            colours = files[self.wardrobe.name(part.look)].colours
+            if colours is None:
+                self.context.reporter.warn(
+                    f"{part.look.path.name} does not say which colours it learned; the content's "
+                    "are kept"
+                )
+            elif part.weight:
+                found.append((colours, abs(part.weight)))
+        change = [[colours.to_json(), weight if len(found) > 1 else 1] for colours, weight in found]
+        if not found:
+            return image, change
+        if len(found) == 1:
+            return found[0][0].give(image), change
+        total = sum(weight for _, weight in found)
+        return sum((c.give(image) * (w / total) for c, w in found), torch.zeros_like(image)), change
+
+    def _start(self, noise: Tensor, painting: Painting, masks: Masks) -> Tensor:
+        """The content's noise with the statistics of each area's strongest first style."""
+        started = []
+        for area in painting.areas:
+            parts = next((s.parts for s in area.stretches if s.parts), ())
+            style = max(parts, key=lambda part: abs(part.weight), default=None)
+            if style is None:
+                started.append(noise)
+                continue
+            theirs = self.inverter.invert(self.inverter.open(style.look))[0].latents[-1]
+            started.append(diffstyler.adain(noise, theirs))
+        if masks.background is None and len(started) == 1:
+            return started[0]
+        shares = [share for share in masks.shares if share is not None]
+        if masks.background is not None:
+            started, shares = [*started, noise], [*shares, masks.background]
+        return compose(started, shares)
+
+    def _finished(
+        self,
+        canvas: Canvas,
+        masks: Masks,
+        latents: Tensor,
+        sampling: Sampling,
+        prompts: Sequence[str],
+    ) -> Painted:
+        decoded = canvas.geometry.undo(self.backbone.decode(latents))[0].cpu()
+        content = canvas.geometry.undo(canvas.image)[0]
+        if float(decoded.std()) < FLAT <= float(content.std()):
+            raise ItemError("the result is one flat colour", fix="use --dtype float32")
+        if masks.covered is None or sampling.composite == "none":
+            pixels = images.to_pixels(decoded)
+        else:
+            size = canvas.geometry.original
+            pixels = composite(_resized(decoded, size), canvas.picture.pixels, masks.covered)
+            content = images.to_tensor(canvas.picture.pixels)[0]
+        height, width = pixels.shape[:2]
+        details = {"height": height, "width": width, "prompts": prompts, **masks.details}
+        return Painted(pixels, content, masks.full, details)
+
+
+def _resized(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _h _w"]:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _behind(sampling: Sampling) -> list[Look]:
+    """What the background is repainted with."""
+    look = Look(
+        weights={},
+        prompt=sampling.background_prompt,
+        negative=sampling.negative,
+        guidance=sampling.guidance,
+    )
+    return [look] * sampling.steps

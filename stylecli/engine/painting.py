@@ -1,0 +1,267 @@
+"""What is to be painted where and when, with the files that takes; decided before any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stylecli.artifacts import images
+from stylecli.engine import lora
+from stylecli.engine.inputs import IMAGE_SUFFIXES
+from stylecli.engine.plan import Input
+from stylecli.errors import ImageError, InputError, UsageError
+from stylecli.recipe import timeline
+from stylecli.recipe.schema import Entry, Recipe, Sampling
+
+WORDS = "text:"
+CONTENT_FIELD = "{content}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One LoRA of a stretch.
+
+    Attributes:
+        look: The LoRA, or a picture to learn it from.
+        caption: The text beside that picture, which decides the LoRA as much.
+    """
+
+    look: Input
+    weight: float
+    caption: Input | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Steps ``start <= i < stop`` and the LoRAs that act in them; none is the base model.
+
+    Attributes:
+        prompt: None is the area's, or the LoRAs' own.
+    """
+
+    start: int
+    stop: int
+    parts: tuple[Part, ...]
+    prompt: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As people would call it.
+
+        >>> Stretch(0, 9, ()).name
+        'base'
+        """
+        return "+".join(part.look.path.stem for part in self.parts) or timeline.BASE
+
+    def asks(self) -> list[Any]:
+        """What it asks for, whenever: LoRAs by their digests, weights and words."""
+        parts = [
+            [p.look.sha256, p.caption.sha256 if p.caption else None, p.weight] for p in self.parts
+        ]
+        return [parts, self.prompt]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """One region of the picture and what is painted there over the steps.
+
+    Attributes:
+        mask: A file, or the words after ``text:``; None is the whole picture.
+    """
+
+    stretches: tuple[Stretch, ...]
+    mask: Input | str | None = None
+    prompt: str | None = None
+    negative: str = ""
+    guidance: float = 1.0
+
+    @property
+    def name(self) -> str:
+        names = dict.fromkeys(stretch.name for stretch in self.stretches)
+        return ", then ".join(names)
+
+    @property
+    def place(self) -> str:
+        """What its mask is called."""
+        if self.mask is None:
+            return "everywhere"
+        return self.mask if isinstance(self.mask, str) else self.mask.path.stem
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides its pixels, files by their digests."""
+        return {
+            "mask": self.mask.sha256 if isinstance(self.mask, Input) else self.mask,
+            "stretches": [[s.start, s.stop, *s.asks()] for s in self.stretches],
+            "prompt": self.prompt,
+            "negative": self.negative,
+            "guidance": self.guidance,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """All areas of one picture; later ones lie on top."""
+
+    areas: tuple[Area, ...]
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        return (part for area in self.areas for stretch in area.stretches for part in stretch.parts)
+
+    @property
+    def has_masks(self) -> bool:
+        return any(area.mask is not None for area in self.areas)
+
+    def inputs(self) -> list[Input]:
+        """The files it takes, each once."""
+        files = [
+            *(item for part in self.parts for item in (part.look, part.caption) if item),
+            *(area.mask for area in self.areas if isinstance(area.mask, Input)),
+        ]
+        return list(dict.fromkeys(files))
+
+    def settings(self) -> list[dict[str, Any]]:
+        """All that decides its pixels besides the recipe."""
+        return [area.settings() for area in self.areas]
+
+
+def in_one_look(look: Sequence[Input], sampling: Sampling) -> Painting:
+    """The whole picture in one LoRA for all steps.
+
+    Args:
+        look: A style picture and perhaps its caption, or a LoRA; empty is the base model.
+    """
+    caption = look[1] if len(look) > 1 else None
+    parts = tuple(Part(first, sampling.weight, caption) for first in look[:1])
+    return Painting((_area(sampling, (Stretch(0, sampling.steps, parts),)),))
+
+
+def over_time(schedule: Sequence[Entry], sampling: Sampling) -> Painting:
+    """The whole picture in the LoRAs of a schedule.
+
+    Raises:
+        InputError: A LoRA or style picture that does not exist.
+    """
+    return Painting((_area(sampling, stretches(schedule, sampling)),))
+
+
+def of_regions(recipe: Recipe, content: Path | None) -> Painting:
+    """Every region of a recipe with what is painted there.
+
+    Args:
+        recipe: Has at least one region.
+        content: Its stem takes the place of ``{content}`` in the names of masks; None where there
+            is none.
+
+    Raises:
+        InputError: A mask, LoRA or style picture that does not exist.
+        UsageError: A mask from words or by name where there is no content.
+    """
+    sampling = recipe.sampling
+    areas = []
+    for region in sampling.regions:
+        area = _area(sampling, stretches(region.schedule, sampling))
+        areas.append(
+            replace(
+                area,
+                mask=_mask(region.mask, content),
+                prompt=area.prompt if region.prompt is None else region.prompt,
+                negative=area.negative if region.negative is None else region.negative,
+                guidance=area.guidance if region.guidance is None else region.guidance,
+            )
+        )
+    return Painting(tuple(areas))
+
+
+def stretches(schedule: Sequence[Entry], sampling: Sampling) -> tuple[Stretch, ...]:
+    """A schedule in order of time, with its files.
+
+    Raises:
+        InputError: A LoRA or style picture that does not exist.
+    """
+    return tuple(
+        Stretch(
+            interval.start,
+            interval.stop,
+            tuple(
+                part(one.lora, sampling.weight if one.weight is None else one.weight)
+                for one in schedule[interval.entry].loras
+            ),
+            schedule[interval.entry].prompt,
+        )
+        for interval in timeline.resolve(
+            [(entry.start, entry.end) for entry in schedule], sampling.steps
+        )
+    )
+
+
+def part(name: str, weight: float) -> Part:
+    """A LoRA by its file, or a style picture to learn it from.
+
+    Raises:
+        InputError: It does not exist, or the picture cannot be read.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return Part(Input.of("lora", existing_lora(path)), weight)
+    look, *caption = style(readable(path))
+    return Part(look, weight, caption[0] if caption else None)
+
+
+def style(path: Path) -> list[Input]:
+    """A style picture and the caption beside it, where there is one."""
+    caption = lora.caption_file(path)
+    return [Input.of("style", path), *([Input.of("caption", caption)] if caption else [])]
+
+
+def readable(path: Path) -> Path:
+    """The same, after looking: a picture that cannot be read would fail every item.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        images.read(path)
+    except ImageError as error:
+        raise InputError(error.what, fix=error.fix) from error
+    return path
+
+
+def existing_lora(path: Path) -> Path:
+    """The same, after looking.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    if not path.exists():
+        raise InputError(f"LoRA {path} does not exist", fix="check the name")
+    return path
+
+
+def _area(sampling: Sampling, stretches: tuple[Stretch, ...]) -> Area:
+    return Area(
+        stretches=stretches,
+        prompt=sampling.prompt,
+        negative=sampling.negative,
+        guidance=sampling.guidance,
+    )
+
+
+def _mask(name: str, content: Path | None) -> Input | str:
+    if name.startswith(WORDS):
+        words = name.removeprefix(WORDS).strip()
+        if not words:
+            raise UsageError(f"region {name!r} has no words", fix="such as text:deer")
+        if content is None:
+            raise UsageError(
+                f"region {name!r}: there is no picture to find it in", fix="give a mask picture"
+            )
+        return words
+    if CONTENT_FIELD in name:
+        if content is None:
+            raise UsageError(f"mask {name}: there is no content", fix="name the file itself")
+        # Of a folder of masks, one that is missing fails its own content and no other.
+        return Input.of_mask(Path(name.replace(CONTENT_FIELD, content.stem)).expanduser())
+    return Input.of("mask", readable(Path(name).expanduser()))

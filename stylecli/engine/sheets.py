@@ -1,0 +1,188 @@
+"""Sheets for people beside a result: what it came from, its parts, and figures beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from stylecli.artifacts import images
+from stylecli.artifacts.sheets import grid, overlay
+from stylecli.engine.painting import Painting, Stretch
+from stylecli.engine.plan import Job
+from stylecli.engine.yardsticks import Yardsticks
+
+if TYPE_CHECKING:
+    from stylecli.engine.painter import Painted, Painter
+
+COARSE, TEXTURE = "coarse shapes", "texture"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A picture for people.
+
+    Attributes:
+        figures: What is printed beneath, for the journal.
+    """
+
+    pixels: UInt8[Tensor, "h w 3"]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compared(_painter: Painter, job: Job, painting: Painting, painted: Painted) -> Sheet:
+    """Content, style (where there is a picture of it) and result side by side at one height."""
+    panels = [painted.content, images.to_float(painted.pixels)]
+    look = next(painting.parts).look
+    if look.role == "style":
+        style = images.to_tensor(images.read(look.path).pixels)
+        height = painted.content.shape[-2]
+        width = max(1, round(style.shape[-1] * height / style.shape[-2]))
+        scaled = F.interpolate(style, (height, width), mode="bicubic", antialias=True)
+        panels.insert(1, scaled[0].clamp(0, 1))
+    return Sheet(images.to_pixels(torch.cat(panels, dim=-1)))
+
+
+def of_regions(painter: Painter, job: Job, painting: Painting, painted: Painted) -> Sheet:
+    """Content, regions and result; every look on the whole picture; every region alone.
+
+    The figure says how far each region of the result is from its own look and from the others'.
+    """
+    areas = painting.areas
+    result = images.to_float(painted.pixels)
+    names = [area.place for area in areas]
+    content = job.content
+    everywhere = [
+        _scaled(painter.paint(content, Painting((replace(area, mask=None),))), result)
+        for area in areas
+    ]
+    rows: list[list[Tensor | None]] = [
+        [painted.content, overlay(painted.content, painted.masks, names), result],
+        [*everywhere],
+    ]
+    row_labels = ["", "everywhere"]
+    if len(areas) > 1:
+        rows.append(
+            [images.to_float(painter.paint(content, Painting((area,))).pixels) for area in areas]
+        )
+        row_labels.append("alone")
+    distances = _inside(result, painted.masks, everywhere)
+    notes = [
+        f"{names[i]}: in the result {distances[i][i]:.3f} from its look everywhere"
+        + "".join(
+            f", {distances[i][j]:.3f} from {areas[j].name}'s" for j in range(len(areas)) if j != i
+        )
+        for i in range(len(areas))
+    ]
+    pixels = grid(
+        rows,
+        row_labels=row_labels,
+        title="content | regions | result",
+        notes=[*notes, "pocket-lpips inside the mask; lower is nearer"],
+    )
+    figures = {names[i]: [round(d, 5) for d in distances[i]] for i in range(len(areas))}
+    return Sheet(pixels, {"distance_inside": figures})
+
+
+def _scaled(painted: Painted, like: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """A picture of the model's size at that of one that was pasted into its content."""
+    picture = images.to_float(painted.pixels)[None]
+    scaled = F.interpolate(picture, like.shape[-2:], mode="bicubic", antialias=True)
+    return scaled[0].clamp(0, 1)
+
+
+def _inside(
+    result: Float[Tensor, "3 h w"],
+    masks: Sequence[Float[Tensor, "hm wm"]],
+    looks: Sequence[Float[Tensor, "3 h w"]],
+) -> list[list[float]]:
+    """How far the result is from every look inside every mask; the rest is the result's own."""
+    yardsticks = Yardsticks()
+    size = result.shape[-2:]
+    distances = []
+    for mask in masks:
+        inside = F.interpolate(mask[None, None], size, mode="bilinear", antialias=True)[0, 0]
+        share = float(inside.mean().clamp_min(1e-6))
+        row = []
+        for look in looks:
+            pasted = result + inside * (look - result)
+            row.append(yardsticks.perceptual(result, pasted) / share)
+        distances.append(row)
+    return distances
+
+
+def of_orders(painter: Painter, job: Job, painting: Painting, painted: Painted) -> Sheet:
+    """Every look of a schedule alone, the schedule, and the same looks in the opposite order.
+
+    The figures tell what early and late looks decide: coarse shapes, fine texture.
+    """
+    (area,) = painting.areas
+
+    def under(stretches: Sequence[Stretch]) -> Tensor:
+        changed = Painting((replace(area, stretches=tuple(stretches)),))
+        return images.to_float(painter.paint(job.content, changed).pixels)
+
+    looks = list({str(s.asks()): s for s in area.stretches}.values())
+    result = images.to_float(painted.pixels)
+    cells = {"content": painted.content}
+    if len(looks) > 1:
+        steps = area.stretches[-1].stop
+        cells |= {look.name: under([replace(look, start=0, stop=steps)]) for look in looks}
+    cells[_order(area.stretches)] = result
+    opposite = _opposite(area.stretches)
+    if opposite != area.stretches:
+        cells[_order(opposite)] = under(opposite)
+    figures: dict[str, float] = {}
+    notes: list[str] = []
+    if len(looks) > 1:
+        figures = _of_order(cells, looks, area.stretches)
+        notes = _said(figures, area.stretches)
+    return Sheet(
+        grid([list(cells.values())], column_labels=list(cells), notes=notes),
+        {name: round(value, 5) for name, value in figures.items()},
+    )
+
+
+def _said(figures: Mapping[str, float], stretches: Sequence[Stretch]) -> list[str]:
+    """The figures, and whether they show what eq. 9's authors see: shapes first, texture last."""
+    first, last = stretches[0].name, stretches[-1].name
+    notes = [f"{name}: {value:.4f}" for name, value in figures.items()]
+    if first != last:
+        for what, wanted in ((COARSE, first), (TEXTURE, last)):
+            nearer = min((first, last), key=lambda name: figures[f"{what}, from {name}"])
+            verdict = "as the paper has it" if nearer == wanted else "not as the paper has it"
+            notes.append(f"{what}: nearer to {nearer}, {verdict}")
+    return notes
+
+
+def _order(stretches: Sequence[Stretch]) -> str:
+    return " | ".join(f"{s.name} {s.start}-{s.stop}" for s in stretches)
+
+
+def _opposite(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+    """The same steps, the looks from last to first."""
+    return tuple(
+        replace(look, start=at.start, stop=at.stop)
+        for at, look in zip(stretches, reversed(stretches), strict=True)
+    )
+
+
+def _of_order(
+    cells: Mapping[str, Tensor], looks: Sequence[Stretch], stretches: Sequence[Stretch]
+) -> dict[str, float]:
+    """How far the switched picture is from each look alone, in coarse shapes and in texture."""
+    yardsticks = Yardsticks()
+    result = cells[_order(stretches)]
+    figures = {}
+    for look in looks:
+        figures[f"{COARSE}, from {look.name}"] = yardsticks.coarse(result, cells[look.name])
+        figures[f"{TEXTURE}, from {look.name}"] = yardsticks.texture(result, cells[look.name])
+    names = list(cells)
+    nearest = min(yardsticks.perceptual(cells[a], cells[b]) for a, b in combinations(names[1:], 2))
+    return figures | {"least difference of two cells": nearest}

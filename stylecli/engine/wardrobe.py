@@ -1,0 +1,83 @@
+"""LoRAs by the files they come from, in the model while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from stylecli.artifacts import cache
+from stylecli.backbone import lora as lora_files
+from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.model import Backbone
+from stylecli.engine import lora
+from stylecli.engine.context import RunContext
+from stylecli.engine.makers import train_lora
+from stylecli.engine.plan import Input, Job
+from stylecli.errors import WeightsError
+from stylecli.recipe.schema import Recipe
+
+# LoRAs kept in the model between jobs; more would only cost memory.
+MAX_LOADED = 8
+
+
+class Wardrobe:
+    """The LoRAs of one model; style pictures become one when they are first asked for."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, context: RunContext) -> None:
+        self.adapters = Adapters(backbone.unet)
+        self._backbone = backbone
+        self._recipe = recipe
+        self._context = context
+        self._loaded: dict[str, lora_files.LoraFile] = {}
+
+    @staticmethod
+    def name(look: Input) -> str:
+        """What a LoRA's adapter is called."""
+        return f"look_{look.sha256[:16]}"
+
+    def fetch(self, looks: Iterable[Input]) -> dict[str, lora_files.LoraFile]:
+        """Load all of these at once, perhaps at the cost of others; by their adapters' names.
+
+        Raises:
+            UsageError: One does not fit this model.
+            WeightsError: One cannot be read.
+        """
+        wanted = {self.name(look): look for look in looks}
+        for name, look in wanted.items():
+            if name not in self._loaded:
+                self._make_room(len(wanted), wanted.keys())
+                file = self._read(look)
+                self.adapters.add(name, file)
+                self._loaded[name] = file
+        return {name: self._loaded[name] for name in wanted}
+
+    def _make_room(self, needed: int, kept: Iterable[str]) -> None:
+        while len(self._loaded) >= max(MAX_LOADED, needed):
+            oldest = next(name for name in self._loaded if name not in set(kept))
+            self.adapters.remove(oldest)
+            del self._loaded[oldest]
+
+    def _read(self, look: Input) -> lora_files.LoraFile:
+        if look.role == "lora":
+            return lora_files.read(look.path, self._backbone.unet)
+        path = self._learn(look)
+        try:
+            return lora_files.read(path, self._backbone.unet)
+        except WeightsError:
+            # Nobody but us made that file, so nobody else can mend it.
+            self._context.reporter.warn(f"the cached LoRA of {look.path.name} is damaged")
+            path.unlink()
+            return lora_files.read(self._learn(look), self._backbone.unet)
+
+    def _learn(self, look: Input) -> Path:
+        """The LoRA of a style picture: from the cache, or fitted now."""
+        settings = self._recipe.lora.model_copy(update={"format": "diffusers"})
+        pictures = lora.style_pictures([look.path], settings.prompt)
+        seed = self._recipe.sampling.seed
+        key = lora.identity(self._backbone, pictures, settings, seed)
+        path = cache.cached("loras", key, ".safetensors")
+        if not path.exists():
+            self._context.reporter.note(f"learning the style of {look.path.name}")
+            job = Job(key, "train-lora", (look,), path, seed)
+            train_lora(job, self._backbone, self._recipe, self._context, settings=settings)
+        return path
