@@ -17,12 +17,16 @@ from stylecli.engine import mask_backends
 from stylecli.engine.session import Session
 from stylecli.errors import ImageError
 
+# Raised when a change of ours finds other masks in the same pictures.
+VERSION = 1
+
 
 class CachedFinder:
     """What finds words in one picture after another."""
 
     def __init__(self, session: Session, *, allow_download: bool) -> None:
         self._finder = mask_backends.Finder(session, allow_download=allow_download)
+        self._session = session
 
     def find(self, picture: Picture, words: str) -> tuple[Float[Tensor, "h w"], dict[str, Any]]:
         """The mask of words at the picture's size, and what is known of it.
@@ -34,7 +38,15 @@ class CachedFinder:
             ItemError: Nothing matches.
             WeightsError: The backend's weights are not on this machine.
         """
-        key = store.digest([picture.sha256, words, self._finder.identity()])
+        decisive = [
+            VERSION,
+            picture.sha256,
+            words,
+            self._session.recipe.sampling.seed,
+            self._session.context.device.type,
+            self._finder.identity(),
+        ]
+        key = store.digest(decisive)
         path = cache.cached("masks", key, ".png")
         known = self._cached(path)
         if known is not None:
@@ -46,6 +58,9 @@ class CachedFinder:
             self._finder.settings,
             name=str(picture.path),
         )
+        if self._session.context.device.type == "cuda":
+            # What paints needs the memory more than the next picture needs the detector at once.
+            self._finder.close()
         height, width = picture.pixels.shape[:2]
         mask = torch.zeros(height, width) if found is None else found.mask
         details = {

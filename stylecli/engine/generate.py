@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,16 @@ from stylecli.tensors.seeds import generator
 
 PICTURE_NAME = "{prompt}.png"
 STYLED_NAME = "{prompt}__{style}.png"
+# Settings of sampling that speak of a content, or are counted elsewhere.
+OF_CONTENTS = {
+    "start",
+    "prompt",
+    "size",
+    "background",
+    "background_prompt",
+    "pin_until",
+    "composite",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,10 @@ def generate(
         raise UsageError(
             "a schedule names its own LoRAs", fix="leave out --style and --lora, or the schedule"
         )
+    if recipe.sampling.prompt_from_style and not styles:
+        raise UsageError(
+            "words are found from a style picture, and none is named", fix="use --style"
+        )
     session = Session.open(recipe, reporter, allow_download=allow_download)
     wanted, drawings = [], []
     for prompt in dict.fromkeys(prompts):
@@ -136,6 +151,7 @@ def generate(
             **({"training": training} if "style" in roles else {}),
             "sampled": sampling.steps * guided * len(drawings[0].areas),
         },
+        size_px=round(math.sqrt(math.prod(_size(recipe)))),
         start=start,
     )
 
@@ -148,10 +164,10 @@ def make(painter: Painter, job: Job, drawing: Painting) -> Mapping[str, Any]:
     """
     backbone, sampling = painter.backbone, painter.recipe.sampling
     height, width = _size(painter.recipe)
-    geometry = Geometry.plan(
-        height, width, short_side=min(height, width), multiple=backbone.multiple_px
-    )
-    files = painter.wardrobe.fetch(part.look for part in drawing.parts)
+    multiple = backbone.multiple_px
+    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    geometry = Geometry((height, width), (height, width), padded)
+    files = painter.wardrobe.fetch(drawing.parts)
     on_top = [area for area in drawing.areas if area.mask is not None]
     masks = regions.place(
         Painting(tuple(on_top)),
@@ -159,7 +175,7 @@ def make(painter: Painter, job: Job, drawing: Painting) -> Mapping[str, Any]:
         backbone.latent_px,
         sampling,
         painter.recipe.masks,
-        _no_words,
+        _found_nowhere,
         painter.context.reporter,
     )
     cells = [side // backbone.latent_px for side in geometry.padded]
@@ -169,7 +185,7 @@ def make(painter: Painter, job: Job, drawing: Painting) -> Mapping[str, Any]:
     whole = painter.looks(drawing.areas[0], files)
     background = None
     shown = [Region(looks=whole)]
-    if on_top and masks.background is not None:
+    if masks.background is not None:
         shown = [
             Region(looks=painter.looks(area, files), share=share)
             for area, share in zip(on_top, masks.shares, strict=True)
@@ -191,7 +207,9 @@ def make(painter: Painter, job: Job, drawing: Painting) -> Mapping[str, Any]:
         raise ItemError("the result is one flat colour", fix="use --dtype float32")
     sections = painter.recipe.model_dump(exclude={"evaluate"})
     said = whole[0].prompt
-    made_by = provenance(job, sections, backbone) | {"prompt": said}
+    # As it was typed, and what it came to; the seed tells which of several pictures of it.
+    words = {"prompt": drawing.areas[0].prompt, "prompts": [said]}
+    made_by = provenance(job, sections, backbone) | words
     store.save_image(job.output, images.to_pixels(result), made_by)
     return {"prompt": said, "height": result.shape[-2], "width": result.shape[-1]}
 
@@ -216,9 +234,9 @@ def _decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
     """A picture from words has no content, so nothing is inverted or injected."""
     sections = restyle.decisive(recipe, with_masks=with_masks)
     kept = {key: value for key, value in sections.items() if key not in ("inversion", "injection")}
-    sampling = {k: v for k, v in kept["sampling"].items() if k not in ("start", "prompt", "size")}
+    sampling = {k: v for k, v in kept["sampling"].items() if k not in OF_CONTENTS}
     return kept | {"sampling": sampling, "size": _size(recipe)}
 
 
-def _no_words(words: str) -> Any:
-    raise UsageError(f"region text:{words}: there is no picture to find it in")
+def _found_nowhere(words: str) -> Any:
+    raise AssertionError(f"text:{words} was let through by painting.of_regions")

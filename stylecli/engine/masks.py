@@ -20,7 +20,7 @@ from stylecli.artifacts import files, images, sheets, store
 from stylecli.artifacts.masks import mask_pixels
 from stylecli.engine import plan
 from stylecli.engine.context import Reporter
-from stylecli.engine.mask_backends import Finder, checked, find_mask, full
+from stylecli.engine.mask_backends import Finder, checked, full
 from stylecli.engine.places import Asked
 from stylecli.engine.plan import UNREADABLE, Input, Job, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
@@ -29,9 +29,8 @@ from stylecli.engine.session import Session
 from stylecli.errors import ImageError, ItemError, OutputDiffersError, UsageError
 from stylecli.masks.base import MaskResult
 from stylecli.masks.choose import choose, matching, nothing_matches
+from stylecli.masks.hub import shown
 from stylecli.recipe.schema import Recipe
-
-__all__ = ["find_mask", "masks"]
 
 MASKS_NAME = "{content}.json"
 MAX_SLUG = 40
@@ -232,17 +231,18 @@ class Cutter:
         libraries = ("torch", "transformers", "diffusers")
         settings = self.finder.settings.model_dump(mode="json")
         for key in ("model", "segmenter"):
-            settings[key] = settings[key] and Path(settings[key]).name
+            settings[key] = settings[key] and shown(settings[key])
         return {
             "schema_version": SCHEMA_VERSION,
             "command": job.command,
             "key": job.key,
             "recipe": {"masks": settings},
             "asked": self.asked.as_dict(),
+            "every": self.every,
             "seed": job.seed,
             "versions": {"stylecli": __version__} | {name: version(name) for name in libraries},
             "inputs": Result(job, "done").row()["inputs"],
-            "finder": self.finder.described(),
+            "finder": self.finder.described() | self.finder.identity(),
         }
 
 

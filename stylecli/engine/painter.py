@@ -74,7 +74,7 @@ class Painter:
             WeightsError: One cannot be read.
         """
         for painting in paintings:
-            self.wardrobe.fetch(p.look for p in painting.parts if p.look.role == "lora")
+            self.wardrobe.fetch(p for p in painting.parts if p.look.role == "lora")
 
     def paint(self, content: Input, painting: Painting, *, recipe: Recipe | None = None) -> Painted:
         """Restyle one content.
@@ -91,7 +91,7 @@ class Painter:
         """
         recipe = recipe or self.recipe
         sampling = recipe.sampling
-        files = self.wardrobe.fetch(part.look for part in painting.parts)
+        files = self.wardrobe.fetch(painting.parts)
         canvas = self.inverter.open(content)
         masks = place(
             painting,
@@ -152,7 +152,7 @@ class Painter:
     def _weights(self, parts: Sequence[Part]) -> dict[str, float]:
         weights: dict[str, float] = {}
         for part in parts:
-            name = self.wardrobe.name(part.look)
+            name = self.wardrobe.name(part)
             weights[name] = weights.get(name, 0.0) + part.weight
         return weights
 
@@ -163,7 +163,7 @@ class Painter:
 
         Words found from style pictures follow, where they are asked for.
         """
-        found = (files[self.wardrobe.name(part.look)].trigger for part in stretch.parts)
+        found = (files[self.wardrobe.name(part)].trigger for part in stretch.parts)
         triggers = ", ".join(dict.fromkeys(trigger for trigger in found if trigger))
         own = stretch.prompt if stretch.prompt is not None else area.prompt
         said = triggers if own is None else own.replace(TRIGGER, triggers)
@@ -190,7 +190,7 @@ class Painter:
         parts = next((s.parts for s in area.stretches if s.parts), ())
         found = []
         for part in parts:
-            colours = files[self.wardrobe.name(part.look)].colours
+            colours = files[self.wardrobe.name(part)].colours
             if colours is None:
                 self.context.reporter.warn(
                     f"{part.look.path.name} does not say which colours it learned; the content's "

@@ -15,7 +15,6 @@ from stylecli.errors import ImageError, InputError, UsageError
 from stylecli.recipe import timeline
 from stylecli.recipe.schema import Entry, Recipe, Sampling
 
-WORDS = "text:"
 CONTENT_FIELD = "{content}"
 
 
@@ -250,8 +249,8 @@ def _area(sampling: Sampling, stretches: tuple[Stretch, ...]) -> Area:
 
 
 def _mask(name: str, content: Path | None) -> Input | str:
-    if name.startswith(WORDS):
-        words = name.removeprefix(WORDS).strip()
+    if name.startswith(timeline.WORDS):
+        words = name.removeprefix(timeline.WORDS).strip()
         if not words:
             raise UsageError(f"region {name!r} has no words", fix="such as text:deer")
         if content is None:

@@ -29,6 +29,8 @@ Find = Callable[[str], tuple[Float[Tensor, "h w"], dict[str, Any]]]
 MAX_ASPECT_ERROR = 0.01
 # Values of a scaled mask, so that rounding makes neither a hair of a region nor a hole in one.
 SHADES = 4096
+# A mask whose brightest pixel is darker holds labels, not shares.
+DARKEST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class Masks:
 
     Attributes:
         full: Of the areas that have one, at the content file's size.
-        digests: Of every area's, or None.
+        digests: Of every area's share of the picture, or None.
         covered: What the areas cover together, at that size; None is everything.
         shares: Of every area, in latent cells after overlaps; None is everywhere.
         background: What is left in latent cells; None is nothing.
@@ -88,13 +90,17 @@ def place(
     """
     if not painting.has_masks:
         return Masks()
-    full, details = [], {}
+    full: list[Tensor] = []
+    details: dict[str, Any] = {}
     for area in painting.areas:
         if isinstance(area.mask, Input):
-            mask = _read(area.mask, geometry.original)
-            mask = 1 - mask if settings.invert else mask
+            mask, is_found = _read(area.mask, geometry.original), True
+            _warn_of_labels(mask, area.mask, reporter)
         else:
             mask, details[area.place] = find(str(area.mask))
+            is_found = details[area.place]["score"] is not None
+        # What was not found leaves nothing out either.
+        mask = 1 - mask if settings.invert and is_found else mask
         full.append(_shaped(mask, geometry, settings))
     scaled = [_scaled(mask, geometry) for mask in full]
     cells = [to_latent(mask, latent_px, settings.resize) for mask in scaled]
@@ -105,17 +111,38 @@ def place(
         if not share.any():
             reason = "is covered by the ones after it" if cell.any() else "is empty"
             reporter.warn(f"region {area.place} {reason}: nothing is painted there")
-    _, rest = shares([mask[None, None] for mask in full], sampling.overlap)
     return Masks(
         full=full,
-        digests=[_digest(mask) for mask in scaled],
-        covered=1 - rest[0, 0],
+        digests=[_digest(share[0, 0]) for share in pixel_shares],
+        covered=_covered(full, sampling.overlap),
         shares=latent_shares,
         background=latent_rest,
         pixel_shares=pixel_shares,
         pixel_background=pixel_rest,
         details={"masks": details} if details else {},
     )
+
+
+def _covered(masks: Sequence[Float[Tensor, "h w"]], overlap: str) -> Float[Tensor, "h w"]:
+    """What `shares` leaves the background, taken from one; without a share for every mask."""
+    if overlap == "over":
+        rest = torch.ones_like(masks[0])
+        for mask in masks:
+            rest = rest * (1 - mask)
+        return 1 - rest
+    total = torch.zeros_like(masks[0])
+    for mask in masks:
+        total = total + mask
+    return total.clamp_max(1)
+
+
+def _warn_of_labels(mask: Float[Tensor, "h w"], item: Input, reporter: Reporter) -> None:
+    greatest = float(mask.max())
+    if 0 < greatest < DARKEST:
+        reporter.warn(
+            f"mask {item.path.name} is nearly black: its brightest pixel is "
+            f"{round(greatest * 255)} of 255, and white is inside"
+        )
 
 
 def _read(item: Input, size: tuple[int, int]) -> Float[Tensor, "h w"]:

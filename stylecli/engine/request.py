@@ -120,6 +120,7 @@ class Prepared:
 
     Attributes:
         rows: UNet rows per item, by name: the cost, before anything is cached.
+        size_px: Side of the pictures; None is the recipe's.
         start: Loads what it takes and returns what makes one item.
     """
 
@@ -128,6 +129,7 @@ class Prepared:
     destination: Destination
     rows: Mapping[str, int]
     start: Callable[[], Maker]
+    size_px: int | None = None
 
     def todo(self) -> int:
         """How many jobs are left to do."""
@@ -143,7 +145,7 @@ class Prepared:
             self.session.context.dtype,
             self.rows,
             items=self.todo(),
-            size_px=recipe.sampling.size,
+            size_px=self.size_px or recipe.sampling.size,
             train_px=crop,
         )
 

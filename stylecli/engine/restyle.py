@@ -16,6 +16,7 @@ from stylecli.engine import figure_sheet, painting, plan, sheets
 from stylecli.engine.context import Reporter
 from stylecli.engine.grids import Figure
 from stylecli.engine.inputs import Row, expand
+from stylecli.engine.mask_backends import Finder
 from stylecli.engine.painter import Painted, Painter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input, Job, Wanted
@@ -23,7 +24,7 @@ from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.run import Maker, provenance
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Entry, Recipe, Sampling
 
 PICTURE_NAME = "{content}__{style}.png"
 FIGURE_NAME = "{{content}}__{{style}}.{figure}.png"
@@ -182,13 +183,25 @@ def switch(
 
 
 def timetable(recipe: Recipe) -> list[str]:
-    """A line for every stretch of the recipe's schedule, as it was understood."""
-    found = painting.stretches(recipe.sampling.schedule or (), recipe.sampling)
-    steps = recipe.sampling.steps
+    """A line for every stretch of the recipe's schedules, as they were understood.
+
+    Regions with one look for all steps need no table.
+    """
+    sampling = recipe.sampling
+    lines = _table(sampling.schedule, sampling, "") if sampling.schedule is not None else []
+    for region in sampling.regions:
+        if len(region.schedule) > 1:
+            lines += _table(region.schedule, sampling, f"{region.mask}: ")
+    return lines
+
+
+def _table(schedule: Sequence[Entry], sampling: Sampling, whose: str) -> list[str]:
+    steps = sampling.steps
     return [
-        f"steps {s.start:>3} to {s.stop - 1:>3} ({s.start / steps:.0%} to {s.stop / steps:.0%})  "
+        f"{whose}steps {s.start:>3} to {s.stop - 1:>3} ({s.start / steps:.0%} to "
+        f"{s.stop / steps:.0%})  "
         + (" + ".join(f"{p.look.path.name} x {p.weight:g}" for p in s.parts) or "base model")
-        for s in found
+        for s in painting.stretches(schedule, sampling)
     ]
 
 
@@ -234,6 +247,7 @@ def prepare(
             "model": session.fingerprint,
             "dtype": str(session.context.dtype),
             "recipe": decisive(recipe, with_masks=any(task.painting.has_masks for task in tasks)),
+            **finder_of(session, tasks, allow_download=allow_download),
         },
         seed=recipe.sampling.seed,
         output=destination.path,
@@ -259,9 +273,21 @@ def prepare(
         plan=planned,
         session=session,
         destination=destination,
-        rows=rows_of(recipe, recipes, roles, areas),
+        rows=rows_of(recipe, recipes, roles, areas, with_sheet=sheet == "sheet"),
         start=start,
     )
+
+
+def finder_of(session: Session, tasks: Sequence[Task], *, allow_download: bool) -> dict[str, Any]:
+    """What decides the masks of areas that words name; nothing where there are none.
+
+    Raises:
+        UsageError: No such backend.
+    """
+    areas = (area for task in tasks for area in task.painting.areas)
+    if not any(isinstance(area.mask, str) for area in areas):
+        return {}
+    return {"finder": Finder(session, allow_download=allow_download).identity()}
 
 
 def settings_of(task: Task, figure: Figure | None) -> object:
@@ -281,18 +307,31 @@ def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
         "injection": {"preset"},
         "sampling": sampling,
     }
-    return recipe.model_dump(exclude=left_out if with_masks else left_out | {"masks": True})
+    # Who finds counts where words are looked for, by the bytes of the weights: see `finder_of`.
+    left_out["masks"] = {"backend", "model", "segmenter"} if with_masks else True
+    if not recipe.sampling.prompt_from_style:
+        left_out["words"] = True
+    return recipe.model_dump(exclude=left_out)
 
 
 def rows_of(
-    recipe: Recipe, recipes: Sequence[Recipe], roles: set[plan.Role], areas: int
+    recipe: Recipe,
+    recipes: Sequence[Recipe],
+    roles: set[plan.Role],
+    areas: int,
+    *,
+    with_sheet: bool = False,
 ) -> dict[str, int]:
     """UNet rows per item before anything is cached.
 
     Args:
         recipes: Of every picture that is painted for one item.
+        areas: Of each of them.
+        with_sheet: Every look is also painted everywhere, and every region alone or every schedule
+            the other way round.
     """
-    paintings = [one.sampling for one in recipes]
+    paintings = [one.sampling for one in recipes] * (2 * areas + 1 if with_sheet else 1)
+    areas += recipe.sampling.background == "denoise" and bool(recipe.sampling.regions)
     return {
         **({"training": recipe.lora.steps * recipe.lora.batch} if "style" in roles else {}),
         "inversion": recipe.inversion.steps * (1 + recipe.inversion.refine_iters),

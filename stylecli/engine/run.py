@@ -21,6 +21,8 @@ from stylecli.backbone.model import Backbone
 from stylecli.engine.context import Reporter
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import ItemError, MemoryExhaustedError, OutputDiffersError, StyleError
+from stylecli.masks.hub import shown
+from stylecli.recipe import timeline
 
 SCHEMA_VERSION = 1
 # The folders of an absolute path; not of a URL, and not of one that is relative.
@@ -214,6 +216,10 @@ def provenance(job: Job, recipe: Mapping[str, Any], backbone: Backbone) -> dict[
         sections["backbone"] = {**sections["backbone"], "id": backbone_id}
     if "sampling" in sections:
         sections["sampling"] = _without_places(sections["sampling"])
+    if "masks" in sections:
+        models = {key: sections["masks"][key] for key in ("model", "segmenter")}
+        named = {key: name and shown(name) for key, name in models.items()}
+        sections["masks"] = {**sections["masks"], **named}
     return {
         "schema_version": SCHEMA_VERSION,
         "command": job.command,
@@ -242,10 +248,14 @@ def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
         **sampling,
         "schedule": entries(sampling["schedule"]),
         "regions": [
-            region | {"mask": Path(region["mask"]).name, "schedule": entries(region["schedule"])}
+            region | {"mask": _mask_name(region["mask"]), "schedule": entries(region["schedule"])}
             for region in sampling["regions"]
         ],
     }
+
+
+def _mask_name(mask: str) -> str:
+    return mask if mask.startswith(timeline.WORDS) else Path(mask).name
 
 
 def _versions() -> dict[str, str]:

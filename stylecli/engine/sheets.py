@@ -56,7 +56,7 @@ def of_regions(painter: Painter, job: Job, painting: Painting, painted: Painted)
     """
     areas = painting.areas
     result = images.to_float(painted.pixels)
-    names = [area.place for area in areas]
+    names = _told_apart([area.place for area in areas])
     content = job.content
     everywhere = [
         _scaled(painter.paint(content, Painting((replace(area, mask=None),))), result)
@@ -130,35 +130,52 @@ def of_orders(painter: Painter, job: Job, painting: Painting, painted: Painted) 
 
     looks = list({str(s.asks()): s for s in area.stretches}.values())
     result = images.to_float(painted.pixels)
-    cells = {"content": painted.content}
+    alone: list[tuple[str, Tensor]] = []
     if len(looks) > 1:
         steps = area.stretches[-1].stop
-        cells |= {look.name: under([replace(look, start=0, stop=steps)]) for look in looks}
-    cells[_order(area.stretches)] = result
+        names = _told_apart([look.name for look in looks])
+        alone = [
+            (name, under([replace(look, start=0, stop=steps)]))
+            for name, look in zip(names, looks, strict=True)
+        ]
+    cells = [*alone, (_order(area.stretches), result)]
     opposite = _opposite(area.stretches)
-    if opposite != area.stretches:
-        cells[_order(opposite)] = under(opposite)
-    figures: dict[str, float] = {}
-    notes: list[str] = []
-    if len(looks) > 1:
-        figures = _of_order(cells, looks, area.stretches)
-        notes = _said(figures, area.stretches)
+    if [s.asks() for s in opposite] != [s.asks() for s in area.stretches]:
+        cells.append((_order(opposite), under(opposite)))
+    figures, notes = _of_order(result, alone, cells)
+    if len(alone) > 1:
+        asked = [str(look.asks()) for look in looks]
+        ends = [asked.index(str(area.stretches[at].asks())) for at in (0, -1)]
+        notes += _verdicts(figures, *(alone[end][0] for end in ends))
+    shown = [("content", painted.content), *cells]
     return Sheet(
-        grid([list(cells.values())], column_labels=list(cells), notes=notes),
+        grid([[cell for _, cell in shown]], column_labels=[name for name, _ in shown], notes=notes),
         {name: round(value, 5) for name, value in figures.items()},
     )
 
 
-def _said(figures: Mapping[str, float], stretches: Sequence[Stretch]) -> list[str]:
-    """The figures, and whether they show what eq. 9's authors see: shapes first, texture last."""
-    first, last = stretches[0].name, stretches[-1].name
-    notes = [f"{name}: {value:.4f}" for name, value in figures.items()]
-    if first != last:
-        for what, wanted in ((COARSE, first), (TEXTURE, last)):
-            nearer = min((first, last), key=lambda name: figures[f"{what}, from {name}"])
-            verdict = "as the paper has it" if nearer == wanted else "not as the paper has it"
-            notes.append(f"{what}: nearer to {nearer}, {verdict}")
+def _verdicts(figures: Mapping[str, float], first: str, last: str) -> list[str]:
+    """Whether they show what eq. 9's authors see: shapes of the first look, texture of the last."""
+    if first == last:
+        return []
+    notes = []
+    for what, wanted in ((COARSE, first), (TEXTURE, last)):
+        nearer = min((first, last), key=lambda name: figures[f"{what}, from {name}"])
+        verdict = "as the paper has it" if nearer == wanted else "not as the paper has it"
+        notes.append(f"{what}: nearer to {nearer}, {verdict}")
     return notes
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once get numbers.
+
+    >>> _told_apart(["ink", "oil", "ink"])
+    ['ink', 'oil', 'ink (2)']
+    """
+    return [
+        name if name not in names[:i] else f"{name} ({names[: i + 1].count(name)})"
+        for i, name in enumerate(names)
+    ]
 
 
 def _order(stretches: Sequence[Stretch]) -> str:
@@ -174,15 +191,16 @@ def _opposite(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
 
 
 def _of_order(
-    cells: Mapping[str, Tensor], looks: Sequence[Stretch], stretches: Sequence[Stretch]
-) -> dict[str, float]:
+    result: Tensor, alone: Sequence[tuple[str, Tensor]], cells: Sequence[tuple[str, Tensor]]
+) -> tuple[dict[str, float], list[str]]:
     """How far the switched picture is from each look alone, in coarse shapes and in texture."""
     yardsticks = Yardsticks()
-    result = cells[_order(stretches)]
     figures = {}
-    for look in looks:
-        figures[f"{COARSE}, from {look.name}"] = yardsticks.coarse(result, cells[look.name])
-        figures[f"{TEXTURE}, from {look.name}"] = yardsticks.texture(result, cells[look.name])
-    names = list(cells)
-    nearest = min(yardsticks.perceptual(cells[a], cells[b]) for a, b in combinations(names[1:], 2))
-    return figures | {"least difference of two cells": nearest}
+    for name, cell in alone:
+        figures[f"{COARSE}, from {name}"] = yardsticks.coarse(result, cell)
+        figures[f"{TEXTURE}, from {name}"] = yardsticks.texture(result, cell)
+    if len(cells) > 1:
+        figures["least difference of two cells"] = min(
+            yardsticks.perceptual(a, b) for (_, a), (_, b) in combinations(cells, 2)
+        )
+    return figures, [f"{name}: {value:.4f}" for name, value in figures.items()]

@@ -18,6 +18,8 @@ from stylecli.methods.hard_prompt import HardPrompt, Language
 # For folders of somebody's own: width of the prompt embeddings -> the CLIP they come from.
 BY_WIDTH = {768: "clip-l14", 1024: "clip-h14"}
 POCKET = "pocket-clip"
+# Raised when a change of ours finds other words for the same pictures.
+VERSION = 1
 
 
 class StyleWords:
@@ -48,8 +50,9 @@ class StyleWords:
         name, settings = self._clip(), self._session.recipe.words
         networks = self._loaded(name)
         seed = self._session.recipe.sampling.seed
+        device = self._session.context.device.type
         key = store.digest(
-            ["words", picture.sha256, networks.identity(name), settings.model_dump(), seed]
+            [VERSION, picture.sha256, networks.identity(name), settings.model_dump(), seed, device]
         )
         path = cache.cached("words", key, ".json")
         if path.exists():

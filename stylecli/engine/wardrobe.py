@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from stylecli.artifacts import cache
+from stylecli.artifacts import cache, store
 from stylecli.backbone import lora as lora_files
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
 from stylecli.engine import lora
 from stylecli.engine.context import RunContext
 from stylecli.engine.makers import train_lora
+from stylecli.engine.painting import Part
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import WeightsError
 from stylecli.recipe.schema import Recipe
@@ -31,18 +32,19 @@ class Wardrobe:
         self._loaded: dict[str, lora_files.LoraFile] = {}
 
     @staticmethod
-    def name(look: Input) -> str:
-        """What a LoRA's adapter is called."""
-        return f"look_{look.sha256[:16]}"
+    def name(part: Part) -> str:
+        """What a LoRA's adapter is called: a picture under another caption is another LoRA."""
+        made_of = [part.look.sha256, part.caption.sha256 if part.caption else None]
+        return f"look_{store.digest(made_of)[:16]}"
 
-    def fetch(self, looks: Iterable[Input]) -> dict[str, lora_files.LoraFile]:
+    def fetch(self, parts: Iterable[Part]) -> dict[str, lora_files.LoraFile]:
         """Load all of these at once, perhaps at the cost of others; by their adapters' names.
 
         Raises:
             UsageError: One does not fit this model.
             WeightsError: One cannot be read.
         """
-        wanted = {self.name(look): look for look in looks}
+        wanted = {self.name(part): part.look for part in parts}
         for name, look in wanted.items():
             if name not in self._loaded:
                 self._make_room(len(wanted), wanted.keys())

@@ -49,7 +49,7 @@ KEY = ("injection", "preset")
 
 def expanded(layer: Iterable[Entry]) -> list[Entry]:
     """One layer with what its preset stands for laid beneath its own values."""
-    own = list(layer)
+    own = [leaf for entry in layer for leaf in _leaves(entry)]
     beneath = [
         replace(entry, path=tuple(key.split(".")), value=value, origin=_origin(entry))
         for entry in own
@@ -57,6 +57,15 @@ def expanded(layer: Iterable[Entry]) -> list[Entry]:
         for key, value in PRESETS.get(entry.value, {}).items()
     ]
     return beneath + own
+
+
+def _leaves(entry: Entry) -> list[Entry]:
+    """A section given as one value, key by key, so that its preset lies beneath the others."""
+    if entry.path != KEY[:1] or not isinstance(entry.value, dict) or not entry.value:
+        return [entry]
+    return [
+        replace(entry, path=(*entry.path, key), value=value) for key, value in entry.value.items()
+    ]
 
 
 def _origin(entry: Entry) -> str:

@@ -189,7 +189,7 @@ class Sampling(Strict):
     )
     background_prompt: str = Field("", description="For background denoise.")
     pin_until: Count | None = Field(
-        None, description="Steps that pin the background to the content; default: all."
+        None, description="Steps that pin a background source to the content; default: all."
     )
     overlap: Literal["over", "normalise", "error"] = Field(
         "over", description="Where regions overlap: the later one, their mean, or a refusal."
@@ -279,10 +279,16 @@ class Masks(Strict):
     )
     invert: bool = Field(False, description="The region is what a mask leaves out.")
     dilate_px: int = Field(
-        0, ge=-1024, le=1024, description="Pixels a mask grows by; negative shrinks it."
+        0,
+        ge=-1024,
+        le=1024,
+        description="Pixels of the model's size a mask grows by; negative shrinks it.",
     )
     feather_px: float = Field(
-        0.0, ge=0.0, le=1024.0, description="Deviation of the blur at a mask's edge, in pixels."
+        0.0,
+        ge=0.0,
+        le=1024.0,
+        description="Deviation of the blur at a mask's edge, in pixels of the model's size.",
     )
     resize: Literal["area", "threshold", "any", "nearest"] = Field(
         "area", description="What a latent cell takes of its pixels: mean, majority, any, middle."

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 BASE = "base"
+# What a mask begins with that is to be found from words.
+WORDS = "text:"
 _EDGE = r"\d+(?:\.\d+)?%?"
 _ENTRY = re.compile(rf"\s*(?P<names>[^,].*?):(?P<start>{_EDGE})-(?P<end>{_EDGE})?\s*(?:,|\Z)")
 _RANGE = re.compile(rf":\s*(?:{_EDGE})?\s*-\s*(?:{_EDGE})?\s*(?:,|\Z)")
@@ -91,6 +93,8 @@ def parse_region(text: str) -> dict[str, Any]:
     if places:
         at = next((at for at in places if _ENDS.search(rest[:at].rstrip())), places[0])
         region["prompt"], rest = rest[at + 1 :].strip(), rest[:at]
+        if _RANGE.search(region["prompt"]):
+            raise ValueError(f"{text!r}: a prompt comes last, after the whole schedule")
     return region | {"schedule": parse_schedule(rest)}
 
 

@@ -19,6 +19,8 @@ from stylecli.errors import ItemError
 # Beyond four deviations a Gaussian holds 6e-5 of its weight; there a feather ends, so that what is
 # far from an edge stays exactly zero or one.
 REACH_DEVIATIONS = 4
+# Rows that are blurred at once.
+BLOCK_ROWS = 256
 # Soft masks that were drawn to meet may sum to a little more than one.
 MAX_EXCESS = 1e-3
 
@@ -50,9 +52,7 @@ def feather(mask: Float[Tensor, "h w"], deviation_px: float) -> Float[Tensor, "h
         raise ValueError(f"a deviation of {deviation_px} px")
     if deviation_px == 0:
         return mask
-    height, width = mask.shape
-    down, across = (_blur(n, deviation_px).to(mask.device) for n in (height, width))
-    blurred = (down @ mask.double() @ across.T).to(mask.dtype)
+    blurred = _blurred(_blurred(mask, deviation_px).T, deviation_px).T.contiguous()
     # The weights sum to one but for their rounding, which nothing may show.
     return blurred.clamp(mask.amin(), mask.amax())
 
@@ -185,15 +185,23 @@ def _with_shifted(
     return found
 
 
-def _blur(length: int, deviation_px: float) -> Float[Tensor, "n n"]:
-    """The Gaussian as a matrix: its cost does not depend on the deviation."""
+def _blurred(mask: Float[Tensor, "h w"], deviation_px: float) -> Float[Tensor, "h w"]:
+    """Down the columns, some rows at a time, each block by a matrix over the rows it sees."""
     reach = math.ceil(REACH_DEVIATIONS * deviation_px)
-    offsets = torch.arange(-reach, reach + 1)
+    offsets = torch.arange(-reach, reach + 1, device=mask.device)
     weights = (-0.5 * (offsets.double() / deviation_px).square()).exp()
     weights = weights / weights.sum()
-    places = (torch.arange(length)[:, None] + offsets).clamp(0, length - 1)
-    empty = torch.zeros(length, length, dtype=torch.float64)
-    return empty.scatter_add(1, places, weights.expand(length, -1))
+    height = len(mask)
+    found = torch.empty_like(mask)
+    for start in range(0, height, BLOCK_ROWS):
+        rows = torch.arange(start, min(start + BLOCK_ROWS, height), device=mask.device)
+        first = max(start - reach, 0)
+        seen = mask[first : int(rows[-1]) + reach + 1].double()
+        places = (rows[:, None] + offsets).clamp(0, height - 1) - first
+        matrix = torch.zeros(len(rows), len(seen), dtype=torch.float64, device=mask.device)
+        matrix.scatter_add_(1, places, weights.expand(len(rows), -1))
+        found[rows] = (matrix @ seen).to(mask.dtype)
+    return found
 
 
 def _painted(

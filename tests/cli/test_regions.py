@@ -558,3 +558,79 @@ def test_a_model_whose_clip_nobody_knows_says_so(
     assert done.status == 2
     assert "no CLIP is known" in done.err
     assert "give --prompt yourself" in done.err
+
+
+# What decides a result
+
+
+def test_overlap_counts_where_colours_are_given_to_regions(
+    style: Style, recipe: Path, content: Path, loras: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The recoloured content is inverted, so its trajectory must know who lies on top."""
+    a, b = mask(tmp_path / "a.png", 0, 0.7), mask(tmp_path / "b.png", 0.3, 1)
+    made = []
+    for cache, order in (("one", ("over", "normalise")), ("other", ("normalise",))):
+        monkeypatch.setenv("STYLE_CACHE_DIR", str(tmp_path / cache))
+        for overlap in order:
+            out = tmp_path / f"{cache}-{overlap}.png"
+            done = style("mask-transfer", content, "--region", f"{a}={loras[0]}", "--region",
+                         f"{b}={loras[1]}", "-o", out, "-q", *at_37(recipe), "--overlap", overlap,
+                         "--set", "sampling.start=palette")  # fmt: skip
+            assert done.status == 0, done.err
+            made.append(pixels(out))
+    assert (made[1] == made[2]).all()
+    assert not (made[0] == made[1]).all()
+
+
+def test_one_picture_under_two_captions_is_two_loras(
+    style: Style, recipe: Path, content: Path, tmp_path: Path
+) -> None:
+    for folder, caption in (("a", "the cat"), ("b", "the dog")):
+        draw(tmp_path / folder / "look.png", seed=4)
+        (tmp_path / folder / "look.txt").write_text(caption)
+    done = style("transfer", content, "-s", tmp_path / "a" / "look.png", "-s",
+                 tmp_path / "b" / "look.png", "-o", f"{tmp_path}/out/", "-r", recipe, "--json",
+                 "--name", "{key}.png")  # fmt: skip
+    assert done.status == 0, done.err
+    assert [row["details"]["prompts"] for row in done.rows[:-1]] in (
+        [["the cat"], ["the dog"]],
+        [["the dog"], ["the cat"]],
+    )
+    files = [Path(row["output"]) for row in done.rows[:-1]]
+    assert pixels(files[0]).tobytes() != pixels(files[1]).tobytes()
+
+
+def test_more_loras_than_are_kept_at_once_all_act(
+    style: Style, recipe: Path, content: Path, tmp_path: Path
+) -> None:
+    from stylecli.engine.wardrobe import MAX_LOADED
+
+    few = ("--set", "lora.steps=1", "--set", "lora.lr=0.5")
+    looks = [draw(tmp_path / f"{n}.png", seed=n) for n in range(MAX_LOADED + 2)]
+    made = []
+    for chosen in (looks, looks[:-1]):
+        schedule = "+".join(f"{look}*0.2" for look in chosen)
+        out = tmp_path / f"out-{len(chosen)}.png"
+        done = style("switch", content, "--schedule", schedule, "-o", out, "-q", "-r", recipe, *few)
+        assert done.status == 0, done.err
+        made.append(pixels(out).tobytes())
+    assert made[0] != made[1]
+
+
+def test_the_files_of_detectors_are_named_without_their_folders(
+    style: Style, recipe: Path, content: Path, loras: list[Path], tmp_path: Path
+) -> None:
+    half = mask(tmp_path / "half.png", 0, 0.5)
+    out = tmp_path / "out.png"
+    done = style("mask-transfer", content, "--region", f"{half}={loras[0]}", "-o", out, "-q",
+                 *at_37(recipe), "--set", f"masks.model={tmp_path}/secret/sam")  # fmt: skip
+    assert done.status == 0, done.err
+    assert str(tmp_path) not in json.dumps(store.read_provenance(out))
+
+
+def test_a_size_is_the_size_however_long(style: Style, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    done = style("generate", "-p", "x", "--size", "160x16", "-o", out, "-q", "-r", recipe)
+    assert done.status == 0, done.err
+    assert pixels(out).shape == (16, 160, 3)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stylecli.engine import plan, restyle
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import InputError, UsageError
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Recipe, Sampling
 
 
 def build(folder: Path, **changes: Any) -> plan.Plan:
@@ -46,8 +46,14 @@ def test_every_field_that_shapes_a_picture_counts() -> None:
     """The settings reach the key as one dump, so a field that is dumped is a field that counts."""
     recipe = Recipe()
     with_masks = restyle.decisive(recipe, with_masks=True)
-    assert set(with_masks) == {"lora", "inversion", "sampling", "injection", "masks", "words"}
-    left_out = {"sampling": {"schedule", "regions", "width", "height"}, "injection": {"preset"}}
+    assert set(with_masks) == {"lora", "inversion", "sampling", "injection", "masks"}
+    worded = Recipe(sampling=Sampling(prompt_from_style=True))
+    assert set(restyle.decisive(worded, with_masks=False)) - set(with_masks) == {"words"}
+    left_out = {
+        "sampling": {"schedule", "regions", "width", "height"},
+        "injection": {"preset"},
+        "masks": {"backend", "model", "segmenter"},
+    }
     for section, values in with_masks.items():
         fields = set(type(getattr(recipe, section)).model_fields)
         assert set(values) == fields - left_out.get(section, set())

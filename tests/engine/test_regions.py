@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from stylecli.errors import ItemError
 from stylecli.recipe.schema import Masks as Settings
 from stylecli.recipe.schema import Sampling
 
-# A content of 90 x 60 that becomes 48 x 32 and is padded to 48 x 32.
+# A content of 90 x 60 that becomes 48 x 32.
 GEOMETRY = Geometry.plan(60, 90, short_side=32, multiple=16)
 CELL = 2
 
@@ -50,11 +49,17 @@ def areas(*masks: Input | str | None) -> Painting:
     return Painting(tuple(Area(stretches=(Stretch(0, 5, ()),), mask=mask) for mask in masks))
 
 
-def placed(painting: Painting, told: Told | None = None, find: Any = None, **given: Any) -> Masks:
+def placed(
+    painting: Painting,
+    told: Told | None = None,
+    find: Any = None,
+    geometry: Geometry = GEOMETRY,
+    **given: Any,
+) -> Masks:
     sampling = {key: given.pop(key) for key in list(given) if key in Sampling.model_fields}
     return place(
         painting,
-        GEOMETRY,
+        geometry,
         CELL,
         Sampling(**sampling),
         Settings(**given),
@@ -167,9 +172,49 @@ def test_words_are_asked_for_at_the_files_size_and_tell_their_score() -> None:
     assert torch.equal(found.full[0], torch.from_numpy(half(True)).float())
 
 
-def test_digests_tell_masks_apart(tmp_path: Path) -> None:
-    left, right = (mask_file(tmp_path / f"{side}.png", half(side)) for side in (True, False))
-    found = placed(areas(left, right))
-    assert len(set(found.digests)) == 2
-    again = placed(areas(replace(left, path=left.path)))
-    assert again.digests[0] == found.digests[0]
+def test_digests_tell_apart_what_the_areas_show(tmp_path: Path) -> None:
+    left, ones = (
+        mask_file(tmp_path / f"{name}.png", values)
+        for name, values in (("left", half(True)), ("ones", np.ones((60, 90))))
+    )
+    seen = [
+        placed(areas(left), Told()).digests,
+        placed(areas(ones), Told()).digests,
+        placed(areas(left, ones), Told()).digests,
+        placed(areas(ones, left), Told()).digests,
+        placed(areas(ones, left), Told(), overlap="normalise").digests,
+    ]
+    assert len({tuple(digests) for digests in seen}) == len(seen)
+    assert placed(areas(left)).digests == seen[0]
+
+
+def test_a_mask_of_labels_is_told_of(tmp_path: Path) -> None:
+    told = Told()
+    placed(areas(mask_file(tmp_path / "labels.png", half(True) / 255)), told)
+    assert told.warnings == [
+        "mask labels.png is nearly black: its brightest pixel is 1 of 255, and white is inside"
+    ]
+
+
+def test_what_was_not_found_leaves_nothing_out() -> None:
+    found = placed(
+        areas("deer"), find=lambda _: (torch.zeros(60, 90), {"score": None}), invert=True
+    )
+    assert found.covered is not None
+    assert not found.covered.any()
+
+
+def test_what_was_found_is_inverted_like_a_file() -> None:
+    left = torch.from_numpy(half(True)).float()
+    found = placed(areas("deer"), find=lambda _: (left, {"score": 0.5}), invert=True)
+    assert torch.equal(found.full[0], 1 - left)
+
+
+def test_the_margin_of_a_content_is_masked_as_its_mirror(tmp_path: Path) -> None:
+    """The picture is mirrored up to the model's multiple, and so is what is painted in it."""
+    padded = Geometry.plan(60, 90, short_side=30, multiple=16)
+    assert padded.padded == (32, 48)
+    right = mask_file(tmp_path / "right.png", half(False))
+    (share,) = placed(areas(right), geometry=padded).pixel_shares
+    assert share.shape == (1, 1, 32, 48)
+    assert torch.equal(share[..., 45:], share[..., 41:44].flip(-1))

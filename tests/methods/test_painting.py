@@ -248,12 +248,15 @@ def test_both_backgrounds_agree_where_the_model_retraces_the_content() -> None:
     nothing = Injection(feature_layers="none", attn_layers="none", feature_steps=0, attn_steps=0)
     painted = styled.paint([], nothing, background=Background(share=rest, looks=everywhere(BASE)))
     assert relative(painted, styled.trajectory.latents[0]) < 1e-6
-    region = Region(looks=everywhere(INK), share=mask(0, 12))
-    covered = [
-        styled.paint([region], background=Background(share=mask(0, 0), looks=looks))
-        for looks in (None, everywhere(OIL))
+    own, rest = shares([mask(0, 5)], "over")
+    region = Region(looks=everywhere(BASE), share=own[0])
+    both = [
+        styled.paint([region], nothing, background=Background(share=rest, looks=looks))
+        for looks in (None, everywhere(BASE))
     ]
-    assert torch.equal(*covered)
+    assert relative(*both) < 1e-6
+    other = Background(share=rest, looks=everywhere(replace(OIL, weights={})))
+    assert relative(styled.paint([region], nothing, background=other), both[0]) > 1e-4
 
 
 def test_a_released_background_is_the_models_own_from_then_on(styled: Styled) -> None:

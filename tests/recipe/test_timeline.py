@@ -223,3 +223,13 @@ def test_every_preset_sets_keys_that_there_are() -> None:
         for key in preset:
             section, field = key.split(".")
             assert field in type(getattr(Recipe(), section)).model_fields
+
+
+def test_a_preset_in_a_section_given_whole_lies_beneath_it_too() -> None:
+    recipe = load(overrides=["injection={preset: v1, attn_steps: 7}"]).recipe
+    assert (recipe.injection.attn_steps, recipe.injection.attn_cross) == (7, "all")
+
+
+def test_a_prompt_in_the_middle_of_a_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="a prompt comes last"):
+        parse_region("m.png=a@one:0-4,b@two:4-8")

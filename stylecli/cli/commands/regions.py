@@ -37,7 +37,10 @@ from stylecli.cli.options import (
 FeatherOpt = Annotated[
     float | None,
     typer.Option(
-        "--feather", metavar="PX", help="Soften the masks' edges.", rich_help_panel="Settings"
+        "--feather",
+        metavar="PX",
+        help="Soften the masks, in px of the model's size.",
+        rich_help_panel="Settings",
     ),
 ]
 OverlapOpt = Annotated[
@@ -97,7 +100,7 @@ def mask_transfer(
     wait: WaitOpt = False,
     allow_download: AllowDownloadOpt = False,
 ) -> None:
-    """Restyle regions of pictures, each in its own LoRA; the rest stays as it is, bit for bit."""
+    """Restyle regions of pictures, each in its own LoRA; all other pixels stay as they are."""
     resolved = options.settings(
         recipe,
         overrides,
@@ -124,6 +127,8 @@ def mask_transfer(
         compare=sheet,
         allow_download=allow_download,
     )
+    for line in restyle.timetable(resolved.recipe):
+        console.note(line)
     options.carry_out(prepared, resolved, dry_run=dry_run)
 
 
