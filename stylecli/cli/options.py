@@ -120,7 +120,7 @@ ScheduleOpt = Annotated[
         "--schedule",
         metavar="LORA:A-B,…",
         parser=given,
-        help="Which LoRA in which steps, or shares of them: a:0-30,b*0.8+c:60%-.",
+        help="Which LoRA from step A up to B, or shares of all: a:0-30,b*0.8+c:60%-.",
     ),
 ]
 SheetOpt = Annotated[

@@ -116,6 +116,7 @@ def generate(
                 said = Input.of_prompt(prompt, number if words.count > 1 else None)
                 drawings.append(drawing)
                 wanted.append(Wanted([said, *drawing.inputs()], settings=drawing.settings()))
+    _refuse_other_shapes(drawings[0], _size(recipe))
     has_masks = drawings[0].has_masks
     sampling = recipe.sampling
     planned = plan.build(
@@ -236,6 +237,19 @@ def _decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
     kept = {key: value for key, value in sections.items() if key not in ("inversion", "injection")}
     sampling = {k: v for k, v in kept["sampling"].items() if k not in OF_CONTENTS}
     return kept | {"sampling": sampling, "size": _size(recipe)}
+
+
+def _refuse_other_shapes(drawing: Painting, size: tuple[int, int]) -> None:
+    height, width = size
+    for area in drawing.areas:
+        if isinstance(area.mask, Input):
+            tall, wide = images.size_of(area.mask.path)
+            if abs(tall * width / (wide * height) - 1) > regions.MAX_ASPECT_ERROR:
+                raise UsageError(
+                    f"mask {area.mask.path} is {wide}x{tall}, of another shape than "
+                    f"{width}x{height}",
+                    fix=f"such as --size {wide}x{tall}",
+                )
 
 
 def _found_nowhere(words: str) -> Any:

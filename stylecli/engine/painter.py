@@ -64,6 +64,7 @@ class Painter:
         self.finder = CachedFinder(session, allow_download=allow_download)
         self.words = StyleWords(session, allow_download=allow_download)
         self.inverter = Inverter(self.backbone, self.recipe, self.context)
+        self._said: set[str] = set()
         self.wardrobe = Wardrobe(self.backbone, self.recipe, self.context)
 
     def try_on(self, paintings: Iterable[Painting]) -> None:
@@ -146,6 +147,7 @@ class Painter:
                 negative=area.negative,
                 guidance=area.guidance,
             )
+            self._warn(look.prompt)
             found += [look] * (stretch.stop - stretch.start)
         return found
 
@@ -166,12 +168,29 @@ class Painter:
         found = (files[self.wardrobe.name(part)].trigger for part in stretch.parts)
         triggers = ", ".join(dict.fromkeys(trigger for trigger in found if trigger))
         own = stretch.prompt if stretch.prompt is not None else area.prompt
+        if own is not None and TRIGGER in own and not triggers:
+            self._warn_once(f"no LoRA says its caption, so {TRIGGER} in a prompt is nothing")
         said = triggers if own is None else own.replace(TRIGGER, triggers)
         if not sampling.prompt_from_style:
             return said
         pictures = [part.look for part in stretch.parts if part.look.role == "style"]
         words = [self.words.find(picture).text for picture in pictures]
         return ", ".join(text for text in (said, *words) if text)
+
+    def _warn(self, prompt: str) -> None:
+        """Where the model will not read a prompt to its end."""
+        tokenizer = self.backbone.tokenizer
+        length = len(tokenizer(prompt).input_ids)
+        if length > tokenizer.model_max_length:
+            self._warn_once(
+                f"a prompt has {length} tokens, and the model reads {tokenizer.model_max_length}: "
+                f"{prompt[:40]}..."
+            )
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.context.reporter.warn(text)
 
     def _recoloured(
         self, canvas: Canvas, painting: Painting, files: Mapping[str, LoraFile], masks: Masks

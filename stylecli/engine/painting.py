@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from stylecli.artifacts import images
 from stylecli.engine import lora
 from stylecli.engine.inputs import IMAGE_SUFFIXES
 from stylecli.engine.plan import Input
-from stylecli.errors import ImageError, InputError, UsageError
+from stylecli.errors import ImageError, InputError, UsageError, WeightsError
 from stylecli.recipe import timeline
 from stylecli.recipe.schema import Entry, Recipe, Sampling
 
@@ -47,12 +50,15 @@ class Stretch:
 
     @property
     def name(self) -> str:
-        """As people would call it.
+        """As people would call it; a sum with its weights.
 
         >>> Stretch(0, 9, ()).name
         'base'
         """
-        return "+".join(part.look.path.stem for part in self.parts) or timeline.BASE
+        if len(self.parts) == 1:
+            return self.parts[0].look.path.stem
+        named = (f"{part.look.path.stem}*{part.weight:g}" for part in self.parts)
+        return "+".join(named) or timeline.BASE
 
     def asks(self) -> list[Any]:
         """What it asks for, whenever: LoRAs by their digests, weights and words."""
@@ -229,13 +235,23 @@ def readable(path: Path) -> Path:
 
 
 def existing_lora(path: Path) -> Path:
-    """The same, after looking.
+    """The same, after a look at its header.
 
     Raises:
         InputError: There is no such file.
+        WeightsError: It is no safetensors file.
     """
     if not path.exists():
         raise InputError(f"LoRA {path} does not exist", fix="check the name")
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"LoRA {path} cannot be read: {str(error).partition(chr(10))[0]}",
+                fix="train it again, or download it again; only safetensors files are read",
+            ) from error
     return path
 
 
@@ -258,6 +274,10 @@ def _mask(name: str, content: Path | None) -> Input | str:
                 f"region {name!r}: there is no picture to find it in", fix="give a mask picture"
             )
         return words
+    if stranger := re.search(r"\{(?!content\})\w*\}", name):
+        raise UsageError(
+            f"mask {name}: {stranger[0]} is no field", fix=f"only {CONTENT_FIELD} is known"
+        )
     if CONTENT_FIELD in name:
         if content is None:
             raise UsageError(f"mask {name}: there is no content", fix="name the file itself")

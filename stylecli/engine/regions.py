@@ -147,7 +147,7 @@ def _warn_of_labels(mask: Float[Tensor, "h w"], item: Input, reporter: Reporter)
 
 def _read(item: Input, size: tuple[int, int]) -> Float[Tensor, "h w"]:
     if item.sha256 == UNREADABLE:
-        raise ItemError(f"mask {item.path} cannot be read", fix="check the name")
+        raise ItemError(f"mask {item.path} is missing", fix="check the name, or draw it")
     mask = read_mask(item.path)
     height, width = mask.shape
     if abs(height * size[1] / (width * size[0]) - 1) > MAX_ASPECT_ERROR:

@@ -14,7 +14,7 @@ from stylecli.engine.context import RunContext
 from stylecli.engine.makers import train_lora
 from stylecli.engine.painting import Part
 from stylecli.engine.plan import Input, Job
-from stylecli.errors import WeightsError
+from stylecli.errors import UsageError, WeightsError
 from stylecli.recipe.schema import Recipe
 
 # LoRAs kept in the model between jobs; more would only cost memory.
@@ -49,7 +49,11 @@ class Wardrobe:
             if name not in self._loaded:
                 self._make_room(len(wanted), wanted.keys())
                 file = self._read(look)
-                self.adapters.add(name, file)
+                try:
+                    self.adapters.add(name, file)
+                except UsageError as error:
+                    what = error.what.rstrip(": ")
+                    raise UsageError(f"{look.path}: {what}", fix=error.fix) from error
                 self._loaded[name] = file
         return {name: self._loaded[name] for name in wanted}
 

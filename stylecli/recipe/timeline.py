@@ -23,8 +23,11 @@ from typing import Any
 BASE = "base"
 # What a mask begins with that is to be found from words.
 WORDS = "text:"
+MAX_WEIGHT = 1000
 _EDGE = r"\d+(?:\.\d+)?%?"
 _ENTRY = re.compile(rf"\s*(?P<names>[^,].*?):(?P<start>{_EDGE})-(?P<end>{_EDGE})?\s*(?:,|\Z)")
+# What looks like a range and is none: a colon with signs of one, before a comma or at the end.
+_TORN = re.compile(r":\s*[-\d.%]*\s*(?:,|\Z)")
 _RANGE = re.compile(rf":\s*(?:{_EDGE})?\s*-\s*(?:{_EDGE})?\s*(?:,|\Z)")
 # How the name of a LoRA ends: a suffix, a folder's slash, a weight, a range, or nothing but base.
 _ENDS = re.compile(rf"(?:\.\w+|[/\\]|\*\s*[-+]?[\d.]+(?:e[-+]?\d+)?|:{_EDGE}-(?:{_EDGE})?|\bbase)$")
@@ -57,9 +60,9 @@ def parse_schedule(text: str) -> list[dict[str, Any]]:
     at = 0
     while at < len(text.rstrip()):
         found = _ENTRY.match(text, at)
-        if found is None:
+        if found is None or _TORN.search(found["names"]):
             rest = text[at:].strip()
-            if entries or _RANGE.search(rest) or not rest.strip(", "):
+            if entries or found or _TORN.search(rest) or not rest.strip(", "):
                 raise ValueError(f"{rest!r} is not NAME:START-END, such as a.safetensors:0-30")
             return [{"loras": _parse_sum(rest)}]
         entry: dict[str, Any] = {
@@ -178,6 +181,10 @@ def _parse_part(text: str) -> dict[str, Any]:
         # A star may also be part of a name.
         with suppress(ValueError):
             part = {"lora": name.strip(), "weight": float(factor)}
+        if not abs(part.get("weight", 0)) <= MAX_WEIGHT:
+            raise ValueError(
+                f"weight {factor} of {part['lora']}; allowed -{MAX_WEIGHT} to {MAX_WEIGHT}"
+            )
     if not part["lora"]:
         raise ValueError(f"{text!r} names no LoRA")
     return part

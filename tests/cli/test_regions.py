@@ -200,7 +200,7 @@ def test_masks_by_the_name_of_the_content_fail_one_by_one(
     assert done.status == 3
     rows = {Path(row["output"]).name: row for row in done.rows[:-1]}
     assert rows["one__oil.png"]["status"] == "done"
-    assert "two.png cannot be read" in rows["two__oil.png"]["error"]["what"]
+    assert "two.png is missing" in rows["two__oil.png"]["error"]["what"]
     assert "of another shape" in rows["three__oil.png"]["error"]["what"]
     mask(tmp_path / "masks" / "two.png", 0, 0.5)
     mask(tmp_path / "masks" / "three.png", 0, 0.5)
@@ -259,6 +259,8 @@ def test_files_say_what_made_them_and_not_where_it_lay(
         (["--region", "half.png=LORA:0-3"], 2, "no entry covers steps 3 to 5"),
         (["--region", "half.png=LORA", "--overlap", "under"], 2, "one of over, normalise, error"),
         (["--region", "text:=LORA"], 2, "has no words"),
+        (["--region", "{photo}.png=LORA"], 2, "only {content} is known"),
+        (["--region", "half.png=half.safetensors"], 4, "LoRA half.safetensors cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_work(
@@ -274,6 +276,7 @@ def test_what_cannot_be_done_is_refused_before_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     mask(tmp_path / "half.png", 0, 0.5)
+    (tmp_path / "half.safetensors").write_bytes(loras[0].read_bytes()[:100])
     named = [flag.replace("LORA", str(loras[0])) for flag in flags]
     done = style("mask-transfer", content, *named, "-o", tmp_path / "out.png", *at_37(recipe))
     assert done.status == status
@@ -411,13 +414,15 @@ def test_regions_lie_on_what_is_drawn_and_schedules_draw_it(
         (["-p", "x", "--region", "text:sky=LORA"], "there is no picture to find it in"),
         (["-p", "x", "-l", "LORA", "--schedule", "LORA"], "a schedule names its own LoRAs"),
         (["--prompts", "gone.txt"], "gone.txt cannot be read"),
+        (["-p", "x", "--region", "MASK=LORA"], "of another shape than 32x32"),
         (["-p", "x", "--count", "0"], "'--count'"),
     ],
 )
 def test_words_that_cannot_be_drawn_are_refused(
     style: Style, recipe: Path, loras: list[Path], tmp_path: Path, flags: list[str], said: str
 ) -> None:
-    named = [flag.replace("LORA", str(loras[0])) for flag in flags]
+    wide = str(mask(tmp_path / "wide.png", 0, 0.5))
+    named = [flag.replace("LORA", str(loras[0])).replace("MASK", wide) for flag in flags]
     done = style("generate", *named, "-o", tmp_path / "out.png", "-r", recipe)
     assert done.status == 2
     assert said in " ".join(done.err.split())
@@ -634,3 +639,15 @@ def test_a_size_is_the_size_however_long(style: Style, recipe: Path, tmp_path: P
     done = style("generate", "-p", "x", "--size", "160x16", "-o", out, "-q", "-r", recipe)
     assert done.status == 0, done.err
     assert pixels(out).shape == (16, 160, 3)
+
+
+def test_what_a_prompt_loses_is_told(
+    style: Style, recipe: Path, content: Path, loras: list[Path], tmp_path: Path
+) -> None:
+    done = style("transfer", content, "-l", loras[0], "-o", tmp_path / "o.png", "-r", recipe,
+                 "--prompt", "cat " * 40)  # fmt: skip
+    assert done.status == 0
+    assert "a prompt has 122 tokens, and the model reads 16" in done.err
+    done = style("generate", "-p", "a cat, {trigger}", "-o", tmp_path / "g.png", "-r", recipe)
+    assert done.status == 0
+    assert "so {trigger} in a prompt is nothing" in done.err

@@ -152,7 +152,7 @@ def test_a_mask_of_another_shape_names_both(tmp_path: Path) -> None:
 
 
 def test_a_mask_that_is_gone_is_its_items_failure(tmp_path: Path) -> None:
-    with pytest.raises(ItemError, match="cannot be read"):
+    with pytest.raises(ItemError, match="is missing"):
         placed(areas(Input.of_mask(tmp_path / "gone.png")))
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stylecli.errors import RecipeError
@@ -63,7 +63,11 @@ def test_a_lora_alone_is_one_for_all_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "a:0-30,,b:30-50", "a:0-30,b", ":0-3", "a:0.5-3", ",", "*2:0-3"]
+    "text",
+    [
+        *("", " ", ",", ":0-3", "*2:0-3", "a:30", "a:0.5-3", "a.safetensors:"),
+        *("a:0-30,,b:30-50", "a:0-30,b", "a:-1-5,b:5-"),
+    ],
 )
 def test_what_is_no_schedule_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"NAME:START-END|at least one|names no LoRA|whole step"):
@@ -115,6 +119,7 @@ def test_entries_that_meet_cover_every_step_once(steps: int, data: st.DataObject
     assert [shuffled[i.entry] for i in found] == entries
 
 
+@example(share=50, steps=5)  # 2.5, which rounds to the even 2 elsewhere
 @given(share=st.integers(1, 99), steps=st.integers(1, 999))
 def test_percentages_round_half_up(share: int, steps: int) -> None:
     rounded = (2 * share * steps + 100) // 200
@@ -233,3 +238,9 @@ def test_a_preset_in_a_section_given_whole_lies_beneath_it_too() -> None:
 def test_a_prompt_in_the_middle_of_a_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="a prompt comes last"):
         parse_region("m.png=a@one:0-4,b@two:4-8")
+
+
+@pytest.mark.parametrize("weight", ["1e9", "nan", "-1001", "inf"])
+def test_a_weight_out_of_range_is_named(weight: str) -> None:
+    with pytest.raises(ValueError, match=rf"weight {weight} of a; allowed -1000 to 1000"):
+        parse_schedule(f"a*{weight}:0-5")

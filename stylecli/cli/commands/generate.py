@@ -52,7 +52,7 @@ PromptFileOpt = Annotated[
     ),
 ]
 CountOpt = Annotated[
-    int, typer.Option("--count", metavar="N", min=1, help="Pictures of each prompt.")
+    int, typer.Option("--count", metavar="N", min=1, max=10_000, help="Pictures of each prompt.")
 ]
 SizeOpt = Annotated[
     str | None,
