@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from stylecli.artifacts import glyphs
 from stylecli.backbone import model, registry
+from stylecli.engine.mask_backends import SHARPNESS
 from stylecli.evaluation.perceptual import NATIVE_PX, load_pocket_clip
 from stylecli.masks.base import Ranker, Setup
 from stylecli.masks.clusters import Clusters, crop, evidence
@@ -113,6 +114,7 @@ def setup(rank: Ranker) -> Setup:
         dtype=torch.float32,
         backbone=lambda: backbone,
         ranker=lambda: rank,
+        sharpness=SHARPNESS[source.ranker],
     )
 
 
@@ -184,7 +186,8 @@ def examine(
     box = F.pad(torch.ones(SCENE_PX // 2, SCENE_PX // 2), [SCENE_PX // 4] * 4)
     inner = [part for part in parts if at_border(part) < 0.5]
     crops = [crop(scene.picture, thing.mask) for thing in scene.things]
-    true = evidence(rank(crops, names), torch.ones(len(names))).argmax(dim=0)
+    equal, sharpness = torch.ones(len(names)), SHARPNESS["pocket-clip"]
+    true = evidence(rank(crops, names), equal, sharpness).argmax(dim=0)
     rows, found = [], []
     for index, thing in enumerate(scene.things):
         finds = [one.mask for one in together if one.prompt == thing.name]

@@ -32,6 +32,7 @@ class Source:
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
         finder: Mask backend that is taken where none is named.
+        ranker: Text-image model that tells `clusters` what a region shows.
         clip: Text-image model whose text half it listens to, or that ships with it; None where
             nobody said.
     """
@@ -43,6 +44,7 @@ class Source:
     sha256: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     finder: str = "grounded-sam2"
+    ranker: str = "clip-b32"
     clip: str | None = None
 
 
@@ -58,6 +60,7 @@ SOURCES: Mapping[str, Source] = {
             licence="Apache-2.0",
             folder=ASSETS / "pocket",
             finder="clusters",
+            ranker="pocket-clip",
             clip="pocket-clip",
         ),
         Source(

@@ -167,7 +167,7 @@ def _refuse_unknown(name: str, key: str) -> None:
     hint = "" if is_key else did_you_mean(name, [*SHORT_NAMES, *known])
     raise RecipeError(
         f"--sweep {name}: {'cannot be swept' if is_key else 'there is no such setting'}",
-        fix=f"{hint}use {', '.join(SHORT_NAMES)}, sampling.start or a key of injection",
+        fix=f"{hint}use {', '.join(SHORT_NAMES)}, sampling.start or a key of injection but preset",
     )
 
 

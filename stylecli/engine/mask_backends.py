@@ -28,7 +28,9 @@ from stylecli.recipe.schema import Masks
 
 # These shape a mask where it is used; what is found, and written, can be used with any of them.
 OF_USE = {"invert", "dilate_px", "feather_px", "resize"}
-POCKET_RANKER, RANKER = "pocket-clip", "clip-b32"
+RANKER = "clip-b32"
+# What cosines count for: as CLIP was trained; pocket-clip's was fitted on scenes of its own.
+OF_CLIP, SHARPNESS = 100.0, {"pocket-clip": 30.0}
 CROPS_PER_BATCH = 16
 
 
@@ -79,6 +81,7 @@ class Finder:
                     dtype=context.dtype,
                     backbone=lambda: self._session.backbone,
                     ranker=self._ranker,
+                    sharpness=SHARPNESS.get(self._ranker_name, OF_CLIP),
                     seed=self._session.recipe.sampling.seed,
                     allow_download=self._allow_download,
                 )
@@ -150,14 +153,16 @@ class Finder:
         return f"regions by {self.name} ({licence}) with {weights_}"
 
     def _ranker(self) -> Ranker:
-        """Clusters of what ships are ranked by what ships; all else by CLIP ViT-B/32."""
-        is_shipped = registry.resolve(registry.AUTO, self._session.source) == registry.CLUSTERS
-        own = is_shipped and self.name == registry.CLUSTERS
         return ranker(
-            POCKET_RANKER if own else RANKER,
+            self._ranker_name,
             self._session.context.device,
             allow_download=self._allow_download,
         )
+
+    @property
+    def _ranker_name(self) -> str:
+        """Clusters of a model are ranked by what the registry says; all else by CLIP ViT-B/32."""
+        return self._session.source.ranker if self.name == registry.CLUSTERS else RANKER
 
 
 def find_mask(

@@ -238,11 +238,13 @@ def existing_lora(path: Path) -> Path:
     """The same, after a look at its header.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or it is a picture.
         WeightsError: It is no safetensors file.
     """
     if not path.exists():
         raise InputError(f"LoRA {path} does not exist", fix="check the name")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(f"LoRA {path} is a picture", fix="give it as --style")
     if path.is_file():
         try:
             with safe_open(path, framework="pt"):

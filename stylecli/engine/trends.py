@@ -29,14 +29,14 @@ class Trend:
 
     Attributes:
         means: One a label, in the grid's order.
-        course: In words, along growing numbers where the axis has numbers.
+        course: In words, along growing numbers; None where the axis has none.
         correlation: Spearman's, with those numbers; None for words and where nothing changes.
     """
 
     axis: Axis
     measure: Measure
     means: tuple[float, ...]
-    course: str
+    course: str | None
     correlation: float | None
 
     def as_row(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Verdict:
         }
 
     def sentence(self) -> str:
-        """For people, failures first to be seen."""
+        """For people; one that fails opens with NOT."""
         if not self.means:
             return f"not measured, for want of a style picture: {self.claim.says}"
         opening = "as claimed" if self.holds else "NOT as claimed"
@@ -183,7 +183,8 @@ def _means(figure: Figure, axis: int, cells: Sequence[float]) -> list[float]:
 
 def _trend(axis: Axis, measure: Measure, means: tuple[float, ...]) -> Trend:
     if axis.numbers is None:
-        return Trend(axis, measure, means, course(means), None)
+        # Words have no order, so nothing rises along them.
+        return Trend(axis, measure, means, None, None)
     # A sweep may be written from high to low; what matters is what growing numbers do.
     ordered = [mean for _, mean in sorted(zip(axis.numbers, means, strict=True))]
     return Trend(axis, measure, means, course(ordered), rank_correlation(axis.numbers, means))

@@ -50,6 +50,8 @@ class Setup:
         settings: The recipe's section ``masks``.
         backbone: Loads the diffusion model.
         ranker: Loads what compares crops with words.
+        sharpness: What the ranker's cosines are multiplied by before they compete; CLIP was
+            trained with 100.
         allow_download: Weights that are missing may be fetched.
     """
 
@@ -58,6 +60,7 @@ class Setup:
     dtype: torch.dtype
     backbone: Callable[[], Backbone]
     ranker: Callable[[], Ranker]
+    sharpness: float = 100.0
     seed: int = 0
     allow_download: bool = False
 

@@ -33,12 +33,12 @@ STEEP, MIDDLE = 5.0, 0.7
 # Larger pictures are scaled down to so many cells a side; Stable Diffusion 1.5 was trained there.
 WORKING_CELLS = 64
 MERGE_DISTANCE = 0.85
-# Features blur things by a cell or two; masks are fitted to the picture in windows of this radius.
+# Features are blurred by a cell or two; masks are fitted to the picture in windows of this radius.
 EDGE_CELLS = 3
 MARGIN = 0.08
-# What a cosine and the logarithm of objectness count for; measured on 72 scenes.
-PER_COSINE, PER_OBJECTNESS = 10.0, 0.5
-SHARPNESS = 3.0
+# What the logarithm of objectness counts for, and how sharply finds compete; from the 72 scenes
+# that `proposals` was fitted on.
+PER_OBJECTNESS, SHARPNESS = 0.5, 3.0
 MIN_SHARE = 0.1
 MOST_FINDS = 5
 
@@ -103,7 +103,8 @@ class Clusters:
         edges = view.edges(torch.stack([one.cells for one in found]).float())
         crops = [crop(view.working, edges.on(view.working, row)) for row in range(len(found))]
         cosines = self._setup.ranker()(crops, list(prompts)).float().cpu()
-        shares = evidence(cosines, torch.tensor([one.objectness for one in found]))
+        objectness = torch.tensor([one.objectness for one in found])
+        shares = evidence(cosines, objectness, self._setup.sharpness)
         results: list[MaskResult] = []
         for column, prompt in enumerate(prompts):
             for row in self._matching(shares[:, column]):
@@ -129,6 +130,8 @@ class Clusters:
         if any(belongs for _, _, belongs in points):
             found.append(_at_points(regions, [(*_cell(view, x, y), b) for x, y, b in points]))
         found += [_in_box(regions, _cells_of(view, box)) for box in boxes]
+        # Points inside and outside may lie in one piece, which then belongs to neither.
+        found = [one for one in found if one[0].any()]
         if not found:
             return []
         edges = view.edges(torch.stack([cells for cells, _ in found]).float())
@@ -158,7 +161,7 @@ class Clusters:
         soft = torch.stack([edges.soft(view.full, index) for index in range(len(cells))])
         masks = soft / soft.sum(dim=0)
         best = max(0.0, max(scores.values()))
-        return [_result(mask, best, detail={"silhouette": best}) for mask in masks]
+        return [_result(mask, best, detail={"silhouette_of_clusters": best}) for mask in masks]
 
     def _view(self, image: Image.Image) -> View:
         """Kept for the last picture: questions about one picture come one after the other."""
@@ -236,10 +239,14 @@ def decoder_features(
 
 
 def evidence(
-    cosines: Float[Tensor, "n texts"], objectness: Float[Tensor, " n"]
+    cosines: Float[Tensor, "n texts"], objectness: Float[Tensor, " n"], sharpness: float
 ) -> Float[Tensor, "n texts"]:
-    """Each find's share of the evidence for each text; columns sum to one."""
-    likeness = PER_COSINE * cosines
+    """Each find's share of the evidence for each text; columns sum to one.
+
+    Args:
+        sharpness: What a cosine counts for in all; see `Setup`.
+    """
+    likeness = sharpness / SHARPNESS * cosines
     if cosines.shape[1] > 1:
         likeness = likeness - likeness.logsumexp(dim=1, keepdim=True)
     logs = likeness + PER_OBJECTNESS * objectness.clamp(min=clustering.FLAT).log()[:, None]

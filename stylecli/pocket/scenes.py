@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from stylecli.pocket.grounds import compose, interval, place
 
-# Sides of the icons' squares together cover about this share of the frame, whatever their number.
+# The icons' squares together cover about this share of the frame, whatever their number.
 COVER = (0.3, 0.55)
 MAX_SIDE = 0.6
 TRIES = 60

@@ -275,7 +275,9 @@ class Masks(Strict):
         "error", description="Nothing found: the item fails, goes on without, or is all region."
     )
     clusters: Annotated[int, Field(ge=2, le=32)] | None = Field(
-        None, description="Number of clusters; default: chosen by silhouette."
+        None,
+        description="Number of clusters; default: for all regions the number of best silhouette, "
+        "for words and places every number from 2 to 12.",
     )
     invert: bool = Field(False, description="The region is what a mask leaves out.")
     dilate_px: int = Field(

@@ -20,6 +20,7 @@ def setup(ranker: Callable[[], Ranker] | None = None, **settings: Any) -> Setup:
         dtype=torch.float32,
         backbone=_unwanted,
         ranker=ranker or _unwanted,
+        sharpness=100.0,
     )
 
 

@@ -89,6 +89,7 @@ def setup(backbone: Backbone | None = None, **settings: object) -> Setup:
         dtype=torch.float32,
         backbone=lambda: backbone or pocket(),
         ranker=lambda: by_colour,
+        sharpness=30.0,
     )
 
 
@@ -172,6 +173,11 @@ def test_a_point_finds_what_lies_under_it_and_another_leaves_out() -> None:
     (both,) = finder().segment_at(drawing(), points=[(38, 42, True), (100, 60, True)])
     assert both.mask[42, 38] > 0.5
     assert both.mask[60, 100] > 0.5
+
+
+def test_points_that_contradict_each_other_find_nothing() -> None:
+    """Both lie in one piece; an empty mask would be a find that shows nothing."""
+    assert finder().segment_at(drawing(), points=[(38, 42, True), (39, 43, False)]) == []
 
 
 def test_every_box_is_answered_in_order() -> None:
@@ -271,11 +277,11 @@ def test_features_are_weighted_as_the_paper_says_and_no_hook_stays() -> None:
 
 def test_evidence_is_shared_out_per_text_and_texts_compete() -> None:
     cosines, equal = torch.tensor([[0.5, 0.6], [0.4, 0.1]]), torch.ones(2)
-    shares = evidence(cosines, equal)
+    shares = evidence(cosines, equal, 30.0)
     torch.testing.assert_close(shares.sum(dim=0), torch.ones(2))
     assert shares[1, 0] > shares[0, 0]  # the first find fits the second text better
-    assert evidence(cosines[:, :1], equal)[0, 0] > 0.5
-    assert evidence(torch.zeros(2, 1), torch.tensor([0.2, 0.8]))[1, 0] > 0.5
+    assert evidence(cosines[:, :1], equal, 30.0)[0, 0] > 0.5
+    assert evidence(torch.zeros(2, 1), torch.tensor([0.2, 0.8]), 30.0)[1, 0] > 0.5
 
 
 @given(st.integers(0, 20), st.integers(0, 30), st.integers(1, 12), st.integers(1, 9))
