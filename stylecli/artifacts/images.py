@@ -131,6 +131,13 @@ def to_pixels(image: Float[Tensor, "3 h w"]) -> UInt8[Tensor, "h w 3"]:
     )
 
 
+def scaled(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _h _w"]:
+    """One picture at another height and width; at its own it keeps its bits."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
 def crop_center(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c hc wc"]:
     """Cut the sides evenly to multiples; one shorter than that is mirrored up to it."""
     height, width = image.shape[-2:]

@@ -305,6 +305,8 @@ def carry_out(prepared: Prepared, resolved: Resolved, *, dry_run: bool) -> None:
     """Do what was prepared and say what became of each item; with ``--dry-run`` only show it."""
     if resolved.assumed:
         console.note(resolved.assumed)
+    for line in prepared.notes:
+        console.note(line)
     if dry_run:
         dry_run_page.show(console, resolved, prepared)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -78,7 +77,7 @@ def _painted(
 def _picture(look: Sequence[Input]) -> Float[Tensor, "3 _h _w"] | None:
     """The style's, if it is a picture."""
     first = look[0]
-    return images.to_tensor(images.read(first.path).pixels)[0] if first.role == "style" else None
+    return images.to_float(images.read(first.path).pixels) if first.role == "style" else None
 
 
 def measured(
@@ -135,6 +134,6 @@ def _squared(style: Float[Tensor, "3 hs ws"], content: Float[Tensor, "3 h w"]) -
     rows, columns = style.shape[-2:]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))
-    scaled = F.interpolate(style[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    scaled = images.scaled(style, size)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[:, top : top + height, left : left + width]

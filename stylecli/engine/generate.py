@@ -100,10 +100,6 @@ def generate(
         raise UsageError(
             "a schedule names its own LoRAs", fix="leave out --style and --lora, or the schedule"
         )
-    if recipe.sampling.prompt_from_style and not styles:
-        raise UsageError(
-            "words are found from a style picture, and none is named", fix="use --style"
-        )
     session = Session.open(recipe, reporter, allow_download=allow_download)
     wanted, drawings = [], []
     for prompt in dict.fromkeys(prompts):
@@ -116,6 +112,8 @@ def generate(
                 said = Input.of_prompt(prompt, number if words.count > 1 else None)
                 drawings.append(drawing)
                 wanted.append(Wanted([said, *drawing.inputs()], settings=drawing.settings()))
+    roles = {part.look.role for drawing in drawings for part in drawing.parts}
+    restyle.refuse_wordless(recipe, roles)
     _refuse_other_shapes(drawings[0], _size(recipe))
     has_masks = drawings[0].has_masks
     sampling = recipe.sampling
@@ -141,7 +139,6 @@ def generate(
         painter.try_on(by_key[job.key] for job in planned.jobs)
         return lambda job: make(painter, job, by_key[job.key])
 
-    roles = {part.look.role for drawing in drawings for part in drawing.parts}
     guided = 1 if sampling.guidance == 1 else 2
     training = recipe.lora.steps * recipe.lora.batch
     return Prepared(
@@ -152,6 +149,7 @@ def generate(
             **({"training": training} if "style" in roles else {}),
             "sampled": sampling.steps * guided * len(drawings[0].areas),
         },
+        notes=restyle.timetable(recipe, drawings[0]),
         size_px=round(math.sqrt(math.prod(_size(recipe)))),
         start=start,
     )

@@ -57,6 +57,18 @@ def train_lora(
     return figures
 
 
+def read_content(item: Input) -> images.Picture:
+    """A content's picture.
+
+    Raises:
+        ImageError: It cannot be read, or could not be when the run was planned.
+    """
+    read = images.read(item.path)
+    if item.sha256 == UNREADABLE:
+        raise ImageError(f"{item.path}: changed during the run", fix="run it again")
+    return read
+
+
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """A content as the model is to see it.
@@ -87,10 +99,7 @@ class Inverter:
         Raises:
             ImageError: It cannot be read.
         """
-        if item.sha256 == UNREADABLE:
-            images.read(item.path)  # says why
-            raise ImageError(f"{item.path}: changed during the run", fix="run it again")
-        read = images.read(item.path)
+        read = read_content(item)
         picture = images.to_tensor(read.pixels)
         geometry = images.Geometry.plan(
             *picture.shape[-2:],

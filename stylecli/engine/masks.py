@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 from stylecli import __version__
@@ -20,13 +22,14 @@ from stylecli.artifacts import files, images, sheets, store
 from stylecli.artifacts.masks import mask_pixels
 from stylecli.engine import plan
 from stylecli.engine.context import Reporter
+from stylecli.engine.makers import read_content
 from stylecli.engine.mask_backends import Finder, checked, full
 from stylecli.engine.places import Asked
-from stylecli.engine.plan import UNREADABLE, Input, Job, Wanted
+from stylecli.engine.plan import Input, Job, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.run import SCHEMA_VERSION, Maker, Result
 from stylecli.engine.session import Session
-from stylecli.errors import ImageError, ItemError, OutputDiffersError, UsageError
+from stylecli.errors import ItemError, OutputDiffersError, UsageError
 from stylecli.masks.base import MaskResult
 from stylecli.masks.choose import choose, matching, nothing_matches
 from stylecli.masks.hub import shown
@@ -142,7 +145,7 @@ class Cutter:
             entries.append(entry | {"file": target.name})
         if job.sheet is not None:
             drawn = sheets.overlay(
-                images.to_tensor(images.read(job.content.path).pixels)[0],
+                images.to_float(torch.from_numpy(np.array(picture))),
                 [one.found.mask for one in regions],
                 [one.label for one in regions],
             )
@@ -291,10 +294,7 @@ def _refuse_collisions(jobs: Sequence[Job], parts: Sequence[str]) -> None:
 
 
 def _read(item: Input) -> Image.Image:
-    if item.sha256 == UNREADABLE:
-        images.read(item.path)  # says why
-        raise ImageError(f"{item.path}: changed during the run", fix="run it again")
-    return Image.fromarray(images.read(item.path).pixels.numpy())
+    return Image.fromarray(read_content(item).pixels.numpy())
 
 
 def _entry(region: Region) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -147,7 +146,7 @@ class Painter:
                 negative=area.negative,
                 guidance=area.guidance,
             )
-            self._warn(look.prompt)
+            self._warn_of_a_cut(look.prompt)
             found += [look] * (stretch.stop - stretch.start)
         return found
 
@@ -177,7 +176,7 @@ class Painter:
         words = [self.words.find(picture).text for picture in pictures]
         return ", ".join(text for text in (said, *words) if text)
 
-    def _warn(self, prompt: str) -> None:
+    def _warn_of_a_cut(self, prompt: str) -> None:
         """Where the model will not read a prompt to its end."""
         tokenizer = self.backbone.tokenizer
         length = len(tokenizer(prompt).input_ids)
@@ -196,12 +195,12 @@ class Painter:
         self, canvas: Canvas, painting: Painting, files: Mapping[str, LoraFile], masks: Masks
     ) -> tuple[Tensor, object]:
         """The content with the colours of each area's first LoRAs, and what decides them."""
-        images_, changes = [], []
+        recoloured, changes = [], []
         for area, mask in zip(painting.areas, masks.digests, strict=True):
             image, change = self._in_colours(canvas.image, area, files)
-            images_.append(image)
+            recoloured.append(image)
             changes.append([mask, change])
-        return masks.blend(images_, canvas.image), changes
+        return masks.blend(recoloured, canvas.image), changes
 
     def _in_colours(
         self, image: Tensor, area: Area, files: Mapping[str, LoraFile]
@@ -259,17 +258,11 @@ class Painter:
             pixels = images.to_pixels(decoded)
         else:
             size = canvas.geometry.original
-            pixels = composite(_resized(decoded, size), canvas.picture.pixels, masks.covered)
-            content = images.to_tensor(canvas.picture.pixels)[0]
+            pixels = composite(images.scaled(decoded, size), canvas.picture.pixels, masks.covered)
+            content = images.to_float(canvas.picture.pixels)
         height, width = pixels.shape[:2]
         details = {"height": height, "width": width, "prompts": prompts, **masks.details}
         return Painted(pixels, content, masks.full, details)
-
-
-def _resized(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _h _w"]:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def _behind(sampling: Sampling) -> list[Look]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +229,21 @@ def readable(path: Path) -> Path:
         InputError: It cannot be read.
     """
     try:
-        images.read(path)
+        try:
+            status = path.stat()
+        except OSError:
+            images.read(path)  # says why
+        else:
+            _decode(path, status.st_size, status.st_mtime_ns)
     except ImageError as error:
         raise InputError(error.what, fix=error.fix) from error
     return path
+
+
+@cache
+def _decode(path: Path, _size: int, _mtime_ns: int) -> None:
+    """Once for a file as it is: a mask may be named for every content of a long list."""
+    images.read(path)
 
 
 def existing_lora(path: Path) -> Path:

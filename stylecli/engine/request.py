@@ -120,6 +120,7 @@ class Prepared:
 
     Attributes:
         rows: UNet rows per item, by name: the cost, before anything is cached.
+        notes: What was understood, for people to check before the work.
         size_px: Side of the pictures; None is the recipe's.
         start: Loads what it takes and returns what makes one item.
     """
@@ -129,6 +130,7 @@ class Prepared:
     destination: Destination
     rows: Mapping[str, int]
     start: Callable[[], Maker]
+    notes: Sequence[str] = ()
     size_px: int | None = None
 
     def todo(self) -> int:

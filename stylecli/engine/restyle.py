@@ -18,18 +18,20 @@ from stylecli.engine.grids import Figure
 from stylecli.engine.inputs import Row, expand
 from stylecli.engine.mask_backends import Finder
 from stylecli.engine.painter import Painted, Painter
-from stylecli.engine.painting import Painting
+from stylecli.engine.painting import Area, Painting
 from stylecli.engine.plan import Input, Job, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.run import Maker, provenance
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError
-from stylecli.recipe.schema import Entry, Recipe, Sampling
+from stylecli.recipe.schema import Recipe
 
 PICTURE_NAME = "{content}__{style}.png"
 FIGURE_NAME = "{{content}}__{{style}}.{figure}.png"
 # Settings that speak of regions, and change nothing where there are none.
 OF_REGIONS = {"regions", "background", "background_prompt", "pin_until", "overlap", "composite"}
+# Commands that say which steps they understood.
+SCHEDULED = ("mask-transfer", "switch")
 # Draws the sheet of one job from what was painted.
 Draw = Callable[[Painter, Job, Painting, Painted], sheets.Sheet]
 
@@ -182,27 +184,43 @@ def switch(
     )
 
 
-def timetable(recipe: Recipe) -> list[str]:
-    """A line for every stretch of the recipe's schedules, as they were understood.
+def timetable(recipe: Recipe, painted: Painting) -> list[str]:
+    """A line for every stretch of a painting's schedules, as they were understood.
 
-    Regions with one look for all steps need no table.
+    Regions with one look for all steps need no table, nor does a whole picture without a schedule.
     """
     sampling = recipe.sampling
-    lines = _table(sampling.schedule, sampling, "") if sampling.schedule is not None else []
-    for region in sampling.regions:
-        if len(region.schedule) > 1:
-            lines += _table(region.schedule, sampling, f"{region.mask}: ")
+    masked = [area for area in painted.areas if area.mask is not None]
+    lines = []
+    if sampling.schedule is not None:
+        for area in painted.areas:
+            lines += _table(area, sampling.steps, "") if area.mask is None else []
+    for region, area in zip(sampling.regions, masked, strict=False):
+        if len(area.stretches) > 1:
+            lines += _table(area, sampling.steps, f"{region.mask}: ")
     return lines
 
 
-def _table(schedule: Sequence[Entry], sampling: Sampling, whose: str) -> list[str]:
-    steps = sampling.steps
+def _table(area: Area, steps: int, whose: str) -> list[str]:
     return [
         f"{whose}steps {s.start:>3} to {s.stop - 1:>3} ({s.start / steps:.0%} to "
         f"{s.stop / steps:.0%})  "
         + (" + ".join(f"{p.look.path.name} x {p.weight:g}" for p in s.parts) or "base model")
-        for s in painting.stretches(schedule, sampling)
+        for s in area.stretches
     ]
+
+
+def refuse_wordless(recipe: Recipe, roles: set[plan.Role]) -> None:
+    """Words are found from pictures.
+
+    Raises:
+        UsageError: They are asked for, and no style is a picture.
+    """
+    if recipe.sampling.prompt_from_style and "style" not in roles:
+        raise UsageError(
+            "words are found from a style picture, and none is named",
+            fix="use --style, or --prompt",
+        )
 
 
 def prepare(
@@ -231,11 +249,7 @@ def prepare(
             "sampling.start adain needs a style picture, and a LoRA has none",
             fix="use --style, or --set sampling.start=inversion",
         )
-    if recipe.sampling.prompt_from_style and "style" not in roles:
-        raise UsageError(
-            "words are found from a style picture, and none is named",
-            fix="use --style, or --prompt",
-        )
+    refuse_wordless(recipe, roles)
     session = Session.open(recipe, reporter, allow_download=allow_download)
     planned = plan.build(
         command,
@@ -274,6 +288,7 @@ def prepare(
         session=session,
         destination=destination,
         rows=rows_of(recipe, recipes, roles, areas, with_sheet=sheet == "sheet"),
+        notes=timetable(recipe, tasks[0].painting) if command in SCHEDULED else (),
         start=start,
     )
 

@@ -41,11 +41,10 @@ def compared(_painter: Painter, job: Job, painting: Painting, painted: Painted) 
     panels = [painted.content, images.to_float(painted.pixels)]
     look = next(painting.parts).look
     if look.role == "style":
-        style = images.to_tensor(images.read(look.path).pixels)
+        style = images.to_float(images.read(look.path).pixels)
         height = painted.content.shape[-2]
         width = max(1, round(style.shape[-1] * height / style.shape[-2]))
-        scaled = F.interpolate(style, (height, width), mode="bicubic", antialias=True)
-        panels.insert(1, scaled[0].clamp(0, 1))
+        panels.insert(1, images.scaled(style, (height, width)))
     return Sheet(images.to_pixels(torch.cat(panels, dim=-1)))
 
 
@@ -59,7 +58,11 @@ def of_regions(painter: Painter, job: Job, painting: Painting, painted: Painted)
     names = _told_apart([area.place for area in areas])
     content = job.content
     everywhere = [
-        _scaled(painter.paint(content, Painting((replace(area, mask=None),))), result)
+        # Of the model's size, where the result was pasted into its content.
+        images.scaled(
+            images.to_float(painter.paint(content, Painting((replace(area, mask=None),))).pixels),
+            (result.shape[-2], result.shape[-1]),
+        )
         for area in areas
     ]
     rows: list[list[Tensor | None]] = [
@@ -88,13 +91,6 @@ def of_regions(painter: Painter, job: Job, painting: Painting, painted: Painted)
     )
     figures = {names[i]: [round(d, 5) for d in distances[i]] for i in range(len(areas))}
     return Sheet(pixels, {"distance_inside": figures})
-
-
-def _scaled(painted: Painted, like: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """A picture of the model's size at that of one that was pasted into its content."""
-    picture = images.to_float(painted.pixels)[None]
-    scaled = F.interpolate(picture, like.shape[-2:], mode="bicubic", antialias=True)
-    return scaled[0].clamp(0, 1)
 
 
 def _inside(

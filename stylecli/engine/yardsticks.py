@@ -6,7 +6,7 @@ no scores of a method (`style evaluate` has those).
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +21,24 @@ from stylecli.evaluation.perceptual import PocketLpips, load_pocket_lpips
 COARSE = 8
 
 
+@cache
+def _network() -> PocketLpips:
+    """Read once: every sheet and every figure of a run asks for it."""
+    return load_pocket_lpips(ASSETS / "pocket" / "lpips")
+
+
 class Yardsticks:
     """Distances of pictures in [0, 1]; 0 for equal ones."""
-
-    @cached_property
-    def _network(self) -> PocketLpips:
-        return load_pocket_lpips(ASSETS / "pocket" / "lpips")
 
     @torch.inference_mode()
     def perceptual(self, a: Float[Tensor, "3 h w"], b: Float[Tensor, "3 h w"]) -> float:
         """pocket-lpips: unlike in what is where."""
-        return float(self._network.distance(a[None], b[None]))
+        return float(_network().distance(a[None], b[None]))
 
     @torch.inference_mode()
     def texture(self, a: Float[Tensor, "3 h w"], b: Float[Tensor, "3 _h _w"]) -> float:
         """Relative Gram distance on the same features (pocket-gram): unlike wherever it is."""
-        first, second = self._network.features(a[None]), self._network.features(b[None])
+        first, second = _network().features(a[None]), _network().features(b[None])
         return float(gram_rel(first, second))
 
     def coarse(self, a: Float[Tensor, "3 h w"], b: Float[Tensor, "3 h w"]) -> float:

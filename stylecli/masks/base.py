@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -102,3 +102,16 @@ class PointsBackend(Protocol):
             points: ``(x, y, belongs)`` in pixels; False marks what the region must leave out.
             boxes: In pixels.
         """
+
+
+def box_of(mask: Bool[Tensor, "h w"]) -> Box | None:
+    """The smallest box around a mask, its right and lower edge beyond the last pixel.
+
+    >>> box_of(torch.tensor([[False, True, True], [False, False, False]]))
+    (1.0, 0.0, 3.0, 1.0)
+    """
+    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+    if not len(rows):
+        return None
+    left, top = float(columns[0]), float(rows[0])
+    return left, top, float(columns[-1]) + 1, float(rows[-1]) + 1

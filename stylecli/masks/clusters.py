@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from stylecli.backbone.inversion import invert
 from stylecli.backbone.model import Backbone
 from stylecli.masks import proposals
-from stylecli.masks.base import Box, MaskBackend, MaskResult, Setup
+from stylecli.masks.base import Box, MaskBackend, MaskResult, Setup, box_of
 from stylecli.masks.proposals import Edges, Proposal, Regions
 from stylecli.tensors import clustering
 
@@ -320,15 +320,6 @@ def _result(
     prompt: str = "",
     detail: Mapping[str, float] | None = None,
 ) -> MaskResult:
-    rows, columns = (mask > 0.5).nonzero(as_tuple=True)
-    boxes: tuple[Box, ...] = ()
-    if len(rows):
-        boxes = (
-            (
-                float(columns.min()),
-                float(rows.min()),
-                float(columns.max()) + 1,
-                float(rows.max()) + 1,
-            ),
-        )
+    box = box_of(mask > 0.5)
+    boxes = () if box is None else (box,)
     return MaskResult(mask=mask, score=score, prompt=prompt, boxes=boxes, detail=dict(detail or {}))

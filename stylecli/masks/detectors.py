@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.errors import UsageError
-from stylecli.masks.base import Box, MaskResult, Setup
+from stylecli.masks.base import Box, MaskResult, Setup, box_of
 from stylecli.masks.hub import Networks
-from stylecli.masks.sam2 import SAM2, Sam2, box_of, distinct, result, results
+from stylecli.masks.sam2 import SAM2, Sam2, distinct, result, results
 
 GROUNDING_DINO = "IDEA-Research/grounding-dino-tiny"
 CLIPSEG = "CIDAS/clipseg-rd64-refined"

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from stylecli.masks.base import Box, MaskResult
+from stylecli.masks.base import Box, MaskResult, box_of
 from stylecli.masks.hub import Networks
 
 SAM2 = "facebook/sam2.1-hiera-tiny"
@@ -159,19 +159,6 @@ def result(shape: Shape, **known: Any) -> MaskResult | None:
 def results(shapes: Sequence[Shape]) -> list[MaskResult]:
     """Regions that nobody named, in the order given, without those that are empty."""
     return [made for shape in shapes if (made := result(shape))]
-
-
-def box_of(mask: Bool[Tensor, "h w"]) -> Box | None:
-    """The smallest box around a mask, its right and lower edge beyond the last pixel.
-
-    >>> box_of(torch.tensor([[False, True, True], [False, False, False]]))
-    (1.0, 0.0, 3.0, 1.0)
-    """
-    rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
-    if not len(rows):
-        return None
-    left, top = float(columns[0]), float(rows[0])
-    return left, top, float(columns[-1]) + 1, float(rows[-1]) + 1
 
 
 def distinct(boxes: Sequence[Box], scores: Sequence[float], max_overlap: float) -> list[int]:

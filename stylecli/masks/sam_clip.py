@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from stylecli.errors import UsageError, WeightsError
-from stylecli.masks.base import Box, MaskResult, Ranker, Setup
+from stylecli.masks.base import Box, MaskResult, Ranker, Setup, box_of
 from stylecli.masks.hub import Networks
-from stylecli.masks.sam2 import SAM2, Sam2, Shape, box_of, result, results
+from stylecli.masks.sam2 import SAM2, Sam2, Shape, result, results
 from stylecli.recipe.schema import Masks
 
 FASTSAM_LICENCE = "AGPL-3.0"

@@ -554,6 +554,33 @@ def test_words_need_a_picture_to_be_found_from(
     assert "found from a style picture, and none is named" in done.err
 
 
+def test_a_picture_in_a_schedule_is_one_that_words_are_found_from(
+    style: Style, recipe: Path, tmp_path: Path
+) -> None:
+    look = draw(tmp_path / "look.png", seed=5)
+    done = style("generate", "-p", "a", "--schedule", look, "-o", tmp_path / "o.png", "-r", recipe,
+                 "--set", "sampling.prompt_from_style=true")  # fmt: skip
+    assert "no CLIP is known" in done.err, "not that no picture was named"
+    done = style("generate", "-p", "a", "-o", tmp_path / "o.png", "-r", recipe,
+                 "--set", "sampling.prompt_from_style=true")  # fmt: skip
+    assert done.status == 2
+    assert "none is named" in done.err
+
+
+def test_only_what_a_command_runs_is_in_its_table(
+    style: Style, recipe: Path, content: Path, loras: list[Path], tmp_path: Path
+) -> None:
+    half = mask(tmp_path / "half.png", 0, 0.5)
+    region = f"{half}={loras[0]}:0-3,{loras[1]}:3-"
+    both = ("--set", f"sampling.schedule={loras[0]}:0-2,{loras[1]}:2-", "-r", recipe, "-n")
+    done = style("mask-transfer", content, "--region", region, "-o", tmp_path / "o.png", *both)
+    assert done.status == 0, done.err
+    assert done.err.count("half.png: steps") == done.err.count("steps ") == 2
+    done = style("switch", content, "-o", tmp_path / "o.png", *both)
+    assert done.status == 0, done.err
+    assert done.err.count("steps ") == 2
+
+
 def test_a_model_whose_clip_nobody_knows_says_so(
     style: Style, recipe: Path, content: Path, tmp_path: Path
 ) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from stylecli.errors import UsageError, WeightsError
-from stylecli.masks.base import MaskBackend, PointsBackend
+from stylecli.masks.base import MaskBackend, PointsBackend, box_of
 from stylecli.masks.detectors import ClipSeg, GroundedSam2, Sam3, best_token
-from stylecli.masks.sam2 import box_of, distinct
+from stylecli.masks.sam2 import distinct
 from tests.masks import finders
 from tests.masks.setups import picture, setup
 

@@ -111,7 +111,7 @@ def generate(
         },
     )
     from stylecli.engine import generate as generation
-    from stylecli.engine import request, restyle
+    from stylecli.engine import request
 
     prepared = generation.generate(
         resolved.recipe,
@@ -124,6 +124,4 @@ def generate(
         loras=lora or [],
         allow_download=allow_download,
     )
-    for line in restyle.timetable(resolved.recipe):
-        console.note(line)
     options.carry_out(prepared, resolved, dry_run=dry_run)

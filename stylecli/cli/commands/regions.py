@@ -127,8 +127,6 @@ def mask_transfer(
         compare=sheet,
         allow_download=allow_download,
     )
-    for line in restyle.timetable(resolved.recipe):
-        console.note(line)
     options.carry_out(prepared, resolved, dry_run=dry_run)
 
 
@@ -182,6 +180,4 @@ def switch(
         compare=sheet,
         allow_download=allow_download,
     )
-    for line in restyle.timetable(resolved.recipe):
-        console.note(line)
     options.carry_out(prepared, resolved, dry_run=dry_run)
