@@ -6,8 +6,10 @@
     │   └── InputError          2  an input that is missing or matches nothing
     ├── ItemError               3  one item failed; the others go on
     │   ├── ImageError          3  a picture that cannot be read, or cannot be used
+    │   ├── DiskFullError       3  no room for the output; the run ends there
     │   └── OutputDiffersError  3  the output exists and was made from something else
     ├── BelowThresholdError     1  a figure is worse than was asked for
+    ├── NotReproducedError      1  a file was made again and came out different
     ├── WeightsError            4  weights are missing, damaged or of another model
     ├── LockedError             5  another run holds the output folder
     └── MemoryExhaustedError    6  an item does not fit the memory; the others are done
@@ -81,6 +83,12 @@ class ImageError(ItemError):
     code = "image"
 
 
+class DiskFullError(ItemError):
+    """The disk is full: the run ends, and what it did not reach is left for the next one."""
+
+    code = "disk_full"
+
+
 class OutputDiffersError(ItemError):
     """The output exists and was made from other inputs or settings."""
 
@@ -91,6 +99,12 @@ class BelowThresholdError(StyleError):
     """The work was done, and a figure is worse than was asked for."""
 
     code = "below_threshold"
+
+
+class NotReproducedError(StyleError):
+    """A file was made again from what it says of itself, and came out different."""
+
+    code = "not_reproduced"
 
 
 class WeightsError(StyleError):

@@ -1,22 +1,39 @@
-"""The cache: where it is, what it holds, and what of it can go; paths only, without torch."""
+"""The cache: where it is, what it holds, and what of it can go; paths only, without torch.
+
+It grows to ``$STYLE_CACHE_SIZE`` and no further: what was not used for longest goes first, and
+whoever misses it makes it again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from stylecli.errors import UsageError
+from stylecli.errors import DiskFullError, ItemError, UsageError
 
 # Nobody resumes a training that was interrupted longer ago.
 ABANDONED_SECONDS = 86_400
 FIX = "free some disk, or set STYLE_CACHE_DIR to a folder that can be written"
+SIZE = "STYLE_CACHE_SIZE"
+DEFAULT_BYTES = 20 * 10**9
+TRAJECTORIES = "trajectories"
+# A file system may note only one read a day.
+IDLE_SECONDS = 2 * 86_400
+# The share of the budget that is freed at once, and that a run writes before it looks again.
+SLACK = 16
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?b)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +55,35 @@ class Shelf:
 
 
 def cache_dir() -> Path:
-    """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``."""
-    return Path(os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style")).expanduser()
+    """``$STYLE_CACHE_DIR``, or the platform's cache folder for ``style``.
+
+    Raises:
+        UsageError: It is in the home of a user who has none.
+    """
+    folder = os.environ.get("STYLE_CACHE_DIR") or user_cache_dir("style")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"the cache {folder} cannot be found: this user has no home",
+            fix="set STYLE_CACHE_DIR to a folder that can be written",
+        ) from error
+
+
+def size_limit() -> int | None:
+    """How many bytes the cache may hold by ``$STYLE_CACHE_SIZE``; None is no limit, said as 0.
+
+    Raises:
+        UsageError: It is not a size.
+    """
+    said = os.environ.get(SIZE, "").strip()
+    if not said:
+        return DEFAULT_BYTES
+    match = _SIZE.fullmatch(said)
+    number = float(match[1]) if match else 0.0
+    if match is None or (number and not match[2]):
+        raise UsageError(f"{SIZE}={said} is not a size", fix="such as 20GB or 500MB; 0 is no limit")
+    return int(number * _UNITS[(match[2] or "b").lower()]) or None
 
 
 def cached(kind: str, key: str, suffix: str) -> Path:
@@ -51,9 +95,11 @@ def ensure_writable() -> None:
     """Find out before the work, not after it.
 
     Raises:
-        UsageError: The cache folder cannot be made, or nothing can be written to it.
+        UsageError: The cache folder cannot be made, or nothing can be written to it; or the limit
+            to its size is not one.
     """
     folder = cache_dir()
+    size_limit()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -62,6 +108,115 @@ def ensure_writable() -> None:
         raise UsageError(
             f"the cache {folder} cannot be written: {error.strerror}", fix=FIX
         ) from error
+
+
+def keep(path: Path, write: Callable[[], None], warn: Callable[[str], None]) -> bool:
+    """Write a file that can be made again, then see that the cache stays within its size.
+
+    Args:
+        path: From `cached`.
+        write: Writes it, whole or not at all.
+        warn: Told, once in a process, that the disk is full.
+
+    Returns:
+        Whether it is there now; on a full disk it is not, and the work can go on without.
+
+    Raises:
+        ItemError: It cannot be written for another reason.
+    """
+    try:
+        write()
+    except DiskFullError:
+        _say_once(f"the cache {cache_dir()} is on a full disk; going on without keeping", warn)
+        return False
+    except ItemError as error:
+        raise ItemError(error.what, fix=FIX) from error
+    limit = size_limit()
+    if limit is not None:
+        _budget(cache_dir(), limit).spend(path)
+    return True
+
+
+def touch(path: Path) -> None:
+    """Note that a cached file was of use now; some file systems do not."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+class Budget:
+    """Keeps a cache folder within a size; several processes may, each its own way.
+
+    Looking through the folder takes time, so after each look the process counts what it writes
+    itself, and looks again when that could be too much.
+
+    Args:
+        root: The cache folder.
+        limit: Bytes. For as long as it runs, each process may exceed it by one part in `SLACK`.
+    """
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self._root = root
+        self._limit = limit
+        self._room = 0
+        self._guard = threading.Lock()
+
+    def spend(self, path: Path) -> None:
+        """Count a file that was just written, and make room when it is time; `path` stays."""
+        try:
+            written = path.stat().st_size
+        except OSError:  # another run made room
+            return
+        with self._guard:
+            self._room -= written
+            if self._room < 0:
+                self._look(path)
+
+    def _look(self, newest: Path) -> None:
+        entries = list(_entries(self._root))
+        free = self._limit - sum(entry.bytes for entry in entries)
+        slack = self._limit // SLACK
+        for entry in _expendable(self._root, entries, newest) if free < 0 else ():
+            # One that somebody reads may refuse on some systems; elsewhere the reader keeps it.
+            with contextlib.suppress(OSError):
+                entry.path.unlink(missing_ok=True)
+                free += entry.bytes
+            if free >= slack:
+                break
+        # Not at every file again, even where little may go.
+        self._room = max(min(free, slack), slack // SLACK)
+
+
+def _expendable(root: Path, entries: list[Entry], newest: Path) -> list[Entry]:
+    """What may go to make room, in order: trajectories, then whatever nobody seems to use.
+
+    A run returns to a LoRA for as long as it lasts; and databases are small for what they save.
+    """
+    now = time.time()
+
+    def is_trajectory(entry: Entry) -> bool:
+        return entry.path.relative_to(root).parts[0] == TRAJECTORIES
+
+    return sorted(
+        (
+            entry
+            for entry in entries
+            if entry.bytes
+            and entry.path != newest
+            and ".sqlite" not in entry.path.name
+            and (is_trajectory(entry) or now - entry.used > IDLE_SECONDS)
+        ),
+        key=lambda entry: (not is_trajectory(entry), entry.used, entry.path),
+    )
+
+
+@lru_cache(maxsize=1)
+def _budget(root: Path, limit: int) -> Budget:
+    return Budget(root, limit)
+
+
+@lru_cache(maxsize=16)
+def _say_once(text: str, say: Callable[[str], None]) -> None:
+    say(text)
 
 
 def shelves(root: Path) -> list[Shelf]:
@@ -103,8 +258,9 @@ def _entries(root: Path) -> Iterator[Entry]:
         except FileNotFoundError:  # another run pruned it
             continue
         used = max(status.st_atime, status.st_mtime)
-        # Dot files are unfinished ones, of runs that may be going on.
-        if path.name.startswith(".") and time.time() - used < ABANDONED_SECONDS:
+        # Dot files are unfinished ones, of runs that may be going on; which may hold locks.
+        is_of_a_run = path.name.startswith(".") or path.suffix == ".lock"
+        if is_of_a_run and time.time() - used < ABANDONED_SECONDS:
             continue
         if path.is_file():
             yield Entry(path, status.st_size, used)

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from stylecli.errors import ItemError
+from stylecli.errors import DiskFullError, ItemError
 
 # No single file takes longer to write, so an older unfinished one has lost its writer.
 STALE_SECONDS = 3600
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Some network file systems have no folders that can be synced.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+# `.NAME.WORLD-PID.TOKEN.part`; a folder may hold unfinished files of other programs too.
+_SCRAP = re.compile(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.[0-9a-f]+\.part", re.DOTALL)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose bytes are the file at `path` once the block ends well; else nothing changed.
 
+    The first write to a folder clears away what killed runs left there.
+
     Raises:
-        ItemError: The folder cannot be written or the disk is full; nothing is left behind.
+        DiskFullError: The disk, or the user's share of it, is full; nothing is left behind.
+        ItemError: The file cannot be written for another reason; nothing is left behind.
     """
     # Cut, because names are limited in bytes and a character can take four of them.
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    writer = f"{_world()}-{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name[:40]}.{writer}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent.absolute(), os.getpid())
         try:
             with temporary.open("wb") as stream:
                 yield stream
@@ -43,10 +55,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise ItemError(
-            f"{path} cannot be written: {error.strerror or error}",
-            fix="free some disk, or choose another --output",
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ItemError:
+    """What to tell of a file that could not be written: a full disk is a failure of its own."""
+    is_full = error.errno in FULL
+    kind = DiskFullError if is_full else ItemError
+    return kind(
+        f"{path} cannot be written: {error.strerror or error}",
+        fix=f"{'free some disk, or ' * is_full}choose another --output",
+    )
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -60,11 +79,46 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left of unfinished files; a younger one may be being written."""
-    for scrap in folder.glob(".*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - scrap.stat().st_mtime > STALE_SECONDS:
-                scrap.unlink()
+    """Remove our unfinished files whose writer is gone, or that are too old to have one."""
+    # No pattern: a name with a byte that is no character would end the search in some versions.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (match := _SCRAP.fullmatch(entry.name)) is None:
+                continue
+            with contextlib.suppress(OSError):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age > STALE_SECONDS or _has_lost_its_writer(match[1], int(match[2])):
+                    (folder / entry.name).unlink()
+
+
+@lru_cache(maxsize=4096)
+def _sweep_once(folder: Path, _process: int) -> None:
+    sweep(folder)
+
+
+@cache
+def _world() -> str:
+    """Where a process number means something: this machine since its start, this container."""
+    said = [socket.gethostname()]
+    # Machines made from one image share a name, and containers of a machine each count from 1.
+    with contextlib.suppress(OSError):
+        said.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        said.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(said).encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def _has_lost_its_writer(world: str | None, process: int) -> bool:
+    # Elsewhere than on POSIX, asking whether a process lives would end it.
+    if os.name != "posix" or world != _world():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # it lives, and is another user's
+        return False
+    return False
 
 
 def to_json(value: object) -> str:

@@ -6,8 +6,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stylecli.artifacts import digests
 from stylecli.artifacts.files import to_json, write_atomic
 from stylecli.errors import ItemError, UsageError
 
@@ -34,9 +34,12 @@ MAX_JPEG_NOTE = 60_000
 def save_image(
     path: Path,
     pixels: UInt8[Tensor, "h w 3"] | UInt8[Tensor, "h w"],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None,
 ) -> None:
     """Write a picture, of colours or greys, with its provenance inside; the suffix decides how.
+
+    Args:
+        provenance: None leaves nothing in the file but the picture.
 
     Raises:
         UsageError: A format that cannot carry it.
@@ -49,19 +52,16 @@ def save_image(
             fix="use .png, .jpg or .webp",
         )
     image = Image.fromarray(pixels.cpu().numpy())
-    text = to_json(provenance)
     buffer = io.BytesIO()
     try:
         if suffix == ".png":
-            chunk = PngImagePlugin.PngInfo()
-            chunk.add_text(KEY, text)
-            image.save(buffer, "PNG", pnginfo=chunk)
+            image.save(buffer, "PNG", pnginfo=_chunk(provenance))
         elif suffix == ".webp":
-            image.save(buffer, "WEBP", lossless=True, exif=_exif(text))
+            image.save(buffer, "WEBP", lossless=True, exif=_exif(provenance))
         else:
-            if len(text) > MAX_JPEG_NOTE:
-                text = to_json(_without_inputs(provenance))
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=_exif(text))
+            if provenance is not None and len(to_json(provenance)) > MAX_JPEG_NOTE:
+                provenance = _without_inputs(provenance)
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=_exif(provenance))
     except (OSError, ValueError) as error:
         raise ItemError(
             f"{path}: {image.width}x{image.height} cannot be written as {suffix}: {error}",
@@ -115,20 +115,42 @@ def digest(value: object) -> str:
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical_json(value).encode()).hexdigest()
+
+
+def digester(common: Mapping[str, object]) -> Callable[[Mapping[str, object]], str]:
+    """`digest` of mappings that share most of what they hold, which is written out only once.
+
+    >>> digester({"a": 1, "c": {"d": [2]}})({"b": 3}) == digest({"a": 1, "b": 3, "c": {"d": [2]}})
+    True
+    """
+    written = {key: _canonical_json(value) for key, value in common.items()}
+
+    def digest_with(own: Mapping[str, object]) -> str:
+        parts = written | {key: _canonical_json(value) for key, value in own.items()}
+        text = ",".join(f"{json.dumps(key)}:{parts[key]}" for key in sorted(parts))
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+    return digest_with
+
+
+def _canonical_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes; read again only when its size or time changed."""
-    status = path.stat()
-    return _file_sha256(path.absolute(), status.st_size, status.st_mtime_ns)
+    """SHA-256 of a file's bytes; read only when it is new or changed since it last was.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return digests.file_sha256(path)
 
 
-@lru_cache(maxsize=4096)
-def _file_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def folder_sha256(path: Path) -> str:
+    """Digest of the files of a folder and their names, such as a LoRA's; not of folders in it."""
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return digest([[file.name, file_sha256(file)] for file in files])
 
 
 def _canonical(data: bytes) -> bytes:
@@ -147,11 +169,20 @@ def _without_inputs(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"inputs_omitted": {"count": len(inputs), "sha256": digest(inputs)}}
 
 
-def _exif(text: str) -> Image.Exif:
+def _chunk(provenance: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
+    chunk = PngImagePlugin.PngInfo()
+    if provenance is not None:
+        chunk.add_text(KEY, to_json(provenance))
+    return chunk
+
+
+def _exif(provenance: Mapping[str, Any] | None) -> bytes:
+    if provenance is None:
+        return b""
     exif = Image.Exif()
     # The standard's marker for the comment's encoding.
-    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + text.encode("ascii")
-    return exif
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + to_json(provenance).encode("ascii")
+    return exif.tobytes()
 
 
 def _user_comment(image: Image.Image) -> str | None:

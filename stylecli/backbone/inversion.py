@@ -88,23 +88,32 @@ def invert(
         noise = schedule.epsilon(predict(latents, timestep), latents, alpha)
         entered = move(latents, noise, start, end)
         # Measured against where the step starts: passes that grow would hide their own changes.
-        best, last_change, scale = entered, float("inf"), latents.norm()
+        best, scale = entered, _norms(latents)
+        last_change, is_open = torch.full_like(scale, float("inf")), scale == scale
         for _ in range(refine_iters):
             timestep, alpha = levels.timesteps[k - 1], end
             noise = schedule.epsilon(predict(best, timestep), best, alpha)
             entered = move(latents, noise, start, end)
-            change = float((entered - best).norm() / scale)
-            if change > last_change:
+            change = _norms(entered - best) / scale
+            if (is_open & (change > last_change)).any():
                 on_warning(f"refinement diverges at timestep {timestep}; the best pass is kept")
-                break
-            best, last_change = entered, change
-            if change < CONVERGED:
+            # Each image on its own, so that it does not matter which others share the batch.
+            is_open = is_open & (change <= last_change)
+            best = torch.where(is_open, entered, best)
+            last_change = torch.where(is_open, change, last_change)
+            is_open = is_open & (change >= CONVERGED)
+            if not is_open.any():
                 break
         latents = best
         if k in stored:
             kept.append(latents)
         on_step()
     return Trajectory(keep or levels, torch.stack(kept))
+
+
+def _norms(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 1 1"]:
+    norms: Tensor = torch.linalg.vector_norm(latents, dim=(1, 2, 3), keepdim=True)
+    return norms
 
 
 @torch.inference_mode()

@@ -1,32 +1,33 @@
 """The Typer app, the table of its commands, and `main`: the one place that knows exit statuses.
 
 A new command is a function in `stylecli.cli.commands` and a row of `COMMANDS`. Its annotations are
-the options of `stylecli.cli.options`, its docstring the help text, ``@examples`` the end of the
-help page; whatever brings in torch is imported inside the function. ``--json``, ``-q`` and
-``--debug`` are added to every command here. A command returns None: items it reported as failed to
-`console.result` make the exit status 3, everything else that goes wrong is raised.
+the options of `stylecli.cli.options` and the bundles of `stylecli.cli.bundles`, its docstring the
+help text, ``@examples`` the end of the help page; whatever brings in torch is imported inside the
+function. ``--json``, ``-q`` and ``--debug`` are added to every command here, and to those that name
+the bundle `unattended.Running` the options for programs that listen. A command returns None: items
+it reported as failed to `console.result` make the exit status 3, everything else that goes wrong is
+raised.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from io import TextIOWrapper
 from typing import Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from stylecli import __version__
+from stylecli.cli import bundles, listening, signals, unattended
 from stylecli.cli.commands import (
     bench,
     care,
@@ -36,17 +37,21 @@ from stylecli.cli.commands import (
     masks,
     models,
     regions,
+    report,
+    runs,
+    status,
     transfer,
 )
 from stylecli.cli.console import console
 from stylecli.cli.options import DebugOpt, JsonOpt, QuietOpt
+from stylecli.cli.pages import HELP_NAMES, Group, HelpAllOpt, Leaf
+from stylecli.cli.signals import Terminated
 from stylecli.errors import StyleError, UsageError
 
 MAKE, JUDGE, CARE = "Make", "Judge", "Look after the installation"
 
 ITEMS_FAILED = 3
 INTERRUPTED = 128 + signal.SIGINT
-TERMINATED = 128 + signal.SIGTERM
 
 # Typer carries its own copy of Click; this is the public way to the class of all its usage errors.
 _BadUsage: type[Any] = typer.BadParameter.__bases__[0]
@@ -82,6 +87,10 @@ COMMANDS = (
     Command("invert", transfer.invert, MAKE),
     Command("evaluate", evaluate.evaluate, JUDGE),
     Command("bench-glyphs", bench.bench_glyphs, JUDGE),
+    Command("status", status.status, JUDGE),
+    Command("report", report.report, JUDGE),
+    Command("show", runs.show, JUDGE),
+    Command("rerun", runs.rerun, JUDGE),
     Command("recipes list", care.recipes_list, CARE),
     Command("recipes show", care.recipes_show, CARE),
     Command("recipes validate", care.recipes_validate, CARE),
@@ -95,47 +104,29 @@ COMMANDS = (
 _SHARED = {"json_lines": JsonOpt, "quiet": QuietOpt, "debug": DebugOpt}
 
 
-class _PlainFlags:
-    """Help pages without a type beside every flag."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for param in params:
-            if getattr(param, "is_flag", False) and param.metavar is None:
-                param.metavar = ""
-        return params
-
-
-class _Leaf(_PlainFlags, TyperCommand):
-    """A command."""
-
-
-class _Group(_PlainFlags, TyperGroup):
-    """A command that only holds others."""
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised so that ``with`` blocks close what they hold."""
-
-
 def _with_shared_options(command: Command) -> Callable[..., None]:
-    """The command as Typer sees it: with the options that every command has."""
-    signature = inspect.signature(command.run, eval_str=True)
+    """The command as Typer sees it: with the options that every command of its kind has."""
+    own = bundles.parameters(command.run)
+    is_unattended = any(unattended.Running is bundle for bundle in bundles.of(command.run))
+    added: dict[str, tuple[Any, Any]] = {name: (False, option) for name, option in _SHARED.items()}
+    if is_unattended:
+        added |= {name: (None, option) for name, option in unattended.LISTENERS.items()}
+        added["help_all"] = (False, HelpAllOpt)
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
-        for name, option in _SHARED.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+        for name, (default, option) in added.items()
     ]
 
-    @functools.wraps(command.run)
+    @wraps(command.run)
     def run(**given: Any) -> None:
         console.set_mode(
             json=given.pop("json_lines"), quiet=given.pop("quiet"), debug=given.pop("debug")
         )
         _calm_libraries(online=command.online or given.get("allow_download", False))
-        command.run(**given)
+        command.run(**bundles.gathered(command.run, given))
 
-    parameters = [*signature.parameters.values(), *shared]
-    run.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    parameters = [*own, *shared]
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     return run
 
@@ -158,10 +149,10 @@ def _calm_libraries(*, online: bool) -> None:
 def _build() -> typer.Typer:
     root = typer.Typer(
         name="style",
-        cls=_Group,
+        cls=Group,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP_NAMES},
         epilog=_epilog(
             "style transfer photo.jpg --style painting.png -o out.png",
             "style recipes list",
@@ -173,12 +164,12 @@ def _build() -> typer.Typer:
         group, _, verb = command.name.rpartition(" ")
         if group and group not in groups:
             groups[group] = typer.Typer(
-                help=GROUPS[group], cls=_Group, rich_markup_mode="rich", no_args_is_help=True
+                help=GROUPS[group], cls=Group, rich_markup_mode="rich", no_args_is_help=True
             )
             root.add_typer(groups[group], name=group, rich_help_panel=command.panel)
         (groups[group] if group else root).command(
             verb,
-            cls=_Leaf,
+            cls=Leaf,
             rich_help_panel=None if group else command.panel,
             epilog=_epilog(*getattr(command.run, "examples", ())),
         )(_with_shared_options(command))
@@ -206,39 +197,55 @@ app = _build()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; every failure becomes two lines on stderr and an exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):
-            # A file name that is not valid UTF-8 leaves as the bytes it came in as.
-            stream.reconfigure(errors="surrogateescape")
+    _mend_streams()
+    console.begin(arguments)
     # Known before parsing, so that a line that cannot be parsed still ends with a summary.
     console.set_mode(json="--json" in arguments, debug="--debug" in arguments)
-    failure: dict[str, str] | None = None
-    try:
-        with _sigterm_raises():
-            status = _invoke(arguments)
-        if console.counts["failed"]:
+    program: Any = get_command(app)
+    command, glimpsed = listening.glimpse(program, arguments)
+    with signals.raised_once() as settle:
+        try:
+            status = _invoke(program, arguments, command, glimpsed)
+            failure: dict[str, str] | None = None
+            settle()
+        except StyleError as error:
+            settle()
+            console.fail(error)
+            status = error.exit_status
+            failure = error.as_row()
+        except (KeyboardInterrupt, Terminated) as error:
+            status = getattr(error, "exit_status", INTERRUPTED)
+            console.note("interrupted; the same command again goes on from here")
+            failure = {"code": "interrupted"}
+        except (Exception, SystemExit) as error:
+            settle()
+            console.crash(error)
+            status = StyleError.exit_status
+            failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
+        if not status and console.counts["failed"]:
             status, failure = ITEMS_FAILED, {"code": "items_failed"}
-    except StyleError as error:
-        console.fail(error)
-        status = error.exit_status
-        failure = error.as_row()
-    except (KeyboardInterrupt, Terminated) as error:
-        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
-        console.note("interrupted; the same command again goes on from here")
-        failure = {"code": "interrupted"}
-    except Exception as error:
-        console.crash(error)
-        status = StyleError.exit_status
-        failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
-    console.close(status, failure)
-    return status or (StyleError.exit_status if console.lost_results else 0)
+        return console.close(command, status, failure)
 
 
-def _invoke(arguments: Sequence[str]) -> int:
+def _mend_streams() -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by who started us: unless something takes its number, the next file that is
+            # opened does, and gets what libraries say on standard error.
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for good
+        elif name != "stderr" and isinstance(stream, TextIOWrapper):
+            # A file name that is not valid UTF-8 leaves as the bytes it came in as.
+            stream.reconfigure(errors="surrogateescape")
+
+
+def _invoke(
+    program: Any, arguments: Sequence[str], command: str, glimpsed: Mapping[str, Any]
+) -> int:
+    listening.begin(command, glimpsed)
     try:
-        status = get_command(app).main(
-            args=list(arguments), prog_name="style", standalone_mode=False
-        )
+        status = program.main(args=list(arguments), prog_name="style", standalone_mode=False)
     except _BadUsage as error:
         raise _usage_error(error) from error
     if status == INTERRUPTED:  # Typer turns Ctrl-C into its own kind of exit
@@ -252,15 +259,3 @@ def _usage_error(error: Any) -> UsageError:
     path = error.ctx.command_path if error.ctx else "style"
     hint = f"did you mean {sorted(near)[0]}? " if near else ""
     return UsageError(what[:1].lower() + what[1:], fix=f"{hint}`{path} --help` shows what fits")
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def stop(_number: int, _frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

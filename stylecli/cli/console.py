@@ -12,31 +12,34 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from stylecli.artifacts.files import to_json
+from stylecli.cli.progress import Bars, Lines, Silent, Task
 from stylecli.errors import StyleError
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
 SCHEMA_VERSION = 1
-SECONDS_BETWEEN_LINES = 30.0
 LISTED_FAILURES = 20
 
 
-class Task(Protocol):
-    """Progress through a known number of units."""
+class Listener(Protocol):
+    """Is told, beside the two streams, what happens; it keeps its own troubles to itself."""
 
-    def advance(self, n: int = 1) -> None:
-        """Count `n` more units as done."""
+    def hear(self, event: str, said: Mapping[str, Any]) -> None:
+        """One of: start, plan, item, note, warning, error; summary, once and nearly last."""
+
+    def close(self) -> None:
+        """The run is over and summed up."""
 
 
 class Console:
-    """Streams, output mode and the tally of one invocation."""
+    """Streams, output mode and the tally of one invocation.
+
+    Attributes:
+        typed: The command line.
+    """
 
     def __init__(self) -> None:
         self.json = False
@@ -44,16 +47,40 @@ class Console:
         self.debug = False
         self.counts: Counter[str] = Counter()
         self.lost_results = False
+        self.typed: Sequence[str] = ()
+        self._began = time.monotonic()
         self._mute = False
         self._failed: list[str] = []
-        self._bars: Progress | None = None
+        self._listeners: list[Listener] = []
+        self._bars = Bars()
 
-    def set_mode(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
-        """Choose how to speak; also forgets the tally of an earlier invocation."""
-        self.json, self.quiet, self.debug = json, quiet, debug
+    def begin(self, typed: Sequence[str]) -> None:
+        """Forget an earlier invocation; from here on time and items are counted."""
+        self.typed = typed
+        self._began = time.monotonic()
         self.lost_results = self._mute = False
         self.counts.clear()
         self._failed.clear()
+
+    def set_mode(self, *, json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        """Choose how to speak."""
+        self.json, self.quiet, self.debug = json, quiet, debug
+
+    # Programs that listen.
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody beside the two streams is told what happens."""
+        return bool(self._listeners)
+
+    def listen(self, listener: Listener) -> None:
+        """From here on tell it too; the first to come is the last to be closed."""
+        self._listeners.append(listener)
+
+    def tell(self, event: str, said: Mapping[str, Any]) -> None:
+        """Tell the listeners, and nobody else."""
+        for listener in self._listeners:
+            listener.hear(event, said)
 
     # Results: stdout.
 
@@ -64,10 +91,12 @@ class Console:
             row: With ``--json``, printed as it is plus ``schema_version``. A ``status`` is counted
                 for the summary; ``failed`` makes the exit status 3 and shows ``error`` on stderr.
             text: The line without ``--json``; default: the ``output`` of the row, empty: none.
+                What is ``pending`` has no line: `close` says how much there is.
         """
         status = str(row.get("status", ""))
         if status:
             self.counts[status] += 1
+            self.tell("item", row)
         error = row.get("error")
         if status == "failed":
             name = _name(row)
@@ -77,6 +106,8 @@ class Console:
                 self._say_two("failed", what if name in what else f"{name}: {what}", fix)
         if self.json:
             self._out(to_json({"schema_version": SCHEMA_VERSION, **row}))
+        elif status == "pending":
+            return
         elif text is not None:
             if text:
                 self._out(text)
@@ -87,91 +118,78 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say something once; silent with ``-q``."""
+        self.tell("note", {"text": text})
         if not self.quiet:
             self._err(text)
 
     def warn(self, text: str) -> None:
         """Say something the user should not miss; said with ``-q`` too."""
+        self.tell("warning", {"text": text})
         self._err(f"{self._paint('warning', '33')}  {text}")
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Task]:
         """Show progress: a bar with the time left on a terminal, else a line now and then."""
         if self.quiet:
-            yield _Silent()
+            yield Silent()
         elif _is_animated():
-            with self._bar(label, total) as bar:
+            with self._bars.bar(label, total) as bar:
                 yield bar
         else:
-            yield _Lines(self, label, total)
-
-    @contextmanager
-    def _bar(self, label: str, total: int) -> Iterator[Task]:
-        from rich.console import Console as Terminal
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        outermost = self._bars is None
-        if self._bars is None:
-            # stdout may be a pipe that someone reads: only stderr is ours to draw on.
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Terminal(stderr=True),
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._bars.start()
-        bars, row = self._bars, self._bars.add_task(label, total=total)
-        try:
-            yield _Bar(bars, row)
-        finally:
-            bars.remove_task(row)
-            if outermost:
-                bars.stop()
-                self._bars = None
+            yield Lines(self.note, label, total)
 
     # Endings.
 
     def fail(self, error: StyleError) -> None:
         """The two lines of a known failure."""
+        self.tell("error", error.as_row())
         self._say_two("error", error.what, error.fix)
 
     def crash(self, error: BaseException) -> None:
         """A failure nobody foresaw: one line, or the traceback with ``--debug``."""
+        known = StyleError(f"{type(error).__name__}: {error}")
+        self.tell("error", known.as_row())
         if self.debug:
             self._err("".join(traceback.format_exception(error)).rstrip())
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         fix = "" if self.debug else "run again with --debug to see where, and report it"
         self._say_two("error", f"unexpected {said.splitlines()[0]}", fix)
 
-    def close(self, exit_status: int, error: Mapping[str, str] | None) -> None:
-        """List what failed and, with ``--json``, print the summary as the last line."""
+    def close(self, command: str, exit_status: int, error: Mapping[str, str] | None) -> int:
+        """List what failed, say what is left, and sum up for programs.
+
+        Returns:
+            The exit status, which is not 0 where results could not be written.
+        """
         if self._failed:
             shown = ", ".join(self._failed[:LISTED_FAILURES])
             rest = len(self._failed) - LISTED_FAILURES
             more = f" and {rest} more" if rest > 0 else ""
             what = f"{len(self._failed)} of {self.counts.total()} items failed: {shown}{more}"
-            self._say_two("error", what, "run the same command again to retry only these")
+            self._say_two(
+                "error",
+                what,
+                "each line says what to do; the same command again retries only these",
+            )
+        if left := self.counts["pending"]:
+            self.note(f"{left} left for the next run")
+        summary = {
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "exit_status": exit_status,
+            "error": error,
+            "counts": {**self.counts, "items": self.counts.total()},
+            "seconds": round(time.monotonic() - self._began, 3),
+        }
         if self.json:
-            summary = {
-                "schema_version": SCHEMA_VERSION,
-                "summary": True,
-                "exit_status": exit_status,
-                "error": error,
-                "counts": {**self.counts, "items": self.counts.total()},
-            }
-            self._out(to_json(summary))
+            self._out(to_json({**summary, "summary": True}))
+        if self.lost_results and not exit_status:
+            summary["exit_status"] = exit_status = StyleError.exit_status
+        self.tell("summary", summary)
+        while self._listeners:
+            self._listeners[-1].close()
+            self._listeners.pop()
+        return exit_status
 
     # The two streams.
 
@@ -203,18 +221,12 @@ class Console:
             self._stop_printing(error)
 
     def _print(self, line: str) -> None:
-        if self._bars is not None and sys.stdout.isatty():
-            # One screen for both streams: let the bar make room, or it would be drawn over.
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
+        # One screen for both streams: let the bar make room, or it would be drawn over.
+        if not (sys.stdout.isatty() and self._bars.say(line)):
             print(line, flush=True)
 
     def _err(self, line: str) -> None:
-        if self._bars is not None:
-            from rich.text import Text
-
-            self._bars.console.print(Text.from_ansi(line), soft_wrap=True)
-        else:
+        if not self._bars.say(line):
             # Nobody may be left to hear it either (`2>&1 | head`).
             with contextlib.suppress(OSError):
                 print(line, file=sys.stderr, flush=True)
@@ -223,55 +235,6 @@ class Console:
     def _paint(word: str, code: str) -> str:
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         return word if plain or not sys.stderr.isatty() else f"\x1b[1;{code}m{word}\x1b[0m"
-
-
-@dataclass(frozen=True, slots=True)
-class _Bar:
-    bars: Progress
-    row: TaskID
-
-    def advance(self, n: int = 1) -> None:
-        self.bars.advance(self.row, n)
-
-
-class _Silent:
-    def advance(self, n: int = 1) -> None:
-        """Nobody listens."""
-
-
-class _Lines:
-    """Progress for log files: a line every half minute, none for short tasks."""
-
-    def __init__(self, owner: Console, label: str, total: int) -> None:
-        self._owner, self._label, self._total = owner, label, total
-        self._done = 0
-        self._began = self._spoke = time.monotonic()
-
-    def advance(self, n: int = 1) -> None:
-        self._done += n
-        now = time.monotonic()
-        if now - self._spoke < SECONDS_BETWEEN_LINES:
-            return
-        self._spoke = now
-        left = (now - self._began) / max(self._done, 1) * max(self._total - self._done, 0)
-        self._owner.note(
-            f"{self._label}  {self._done}/{self._total}, {duration(now - self._began)} so far, "
-            f"about {duration(left)} left"
-        )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(42.4), duration(125), duration(7300)
-    ('42 s', '2 min 05 s', '2 h 01 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def size(count: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stylecli.cli.console import Console, duration, size
+from stylecli.cli.console import Console, size
+from stylecli.engine.runs.pace import duration
 from stylecli.recipe.text import render
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
     """Print the plan: one object with ``--json``, else a recipe in YAML and a few lines."""
     jobs = prepared.plan.jobs
     todo = prepared.todo()
+    limit = prepared.destination.limit
     cost = prepared.estimate()
     model = {
         "id": prepared.session.source.name,
@@ -40,6 +42,7 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
             for job in jobs
         ],
         "todo": todo,
+        "limit": limit,
         "unet_rows_per_item": dict(prepared.rows),
         "estimate": {"seconds": round(cost.seconds, 3), "memory_bytes": cost.memory_bytes},
     }
@@ -47,7 +50,8 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
         render(resolved),
         "",
         f"# model   {model['id']} on {model['device']}, {model['dtype']}",
-        f"# jobs    {len(jobs)}, of which {todo} to do",
+        f"# jobs    {len(jobs)}, of which {todo} to do"
+        + (f", {limit} of them now" if limit is not None and limit < todo else ""),
         *(f"#         {_names(job)} -> {job.output}" for job in jobs[:LISTED_JOBS]),
         *([f"#         and {len(jobs) - LISTED_JOBS} more"] if len(jobs) > LISTED_JOBS else []),
     ]

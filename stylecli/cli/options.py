@@ -6,21 +6,12 @@ them to every command. Options that set a recipe key default to None: "as the re
 
 from __future__ import annotations
 
-import os
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-
-from stylecli.cli import dry_run as dry_run_page
-from stylecli.cli.console import console
-
-if TYPE_CHECKING:
-    from stylecli.engine.request import Prepared
-    from stylecli.engine.run import Result
-    from stylecli.recipe.load import Resolved
 
 SETTINGS = "Settings"
 OUTPUT = "Output"
@@ -78,19 +69,13 @@ ManifestOpt = Annotated[
         "--manifest",
         metavar="FILE",
         parser=given_path,
-        help="Rows of content, style, lora, output; .jsonl or .csv.",
+        help="Rows of content, style, lora, output, …; .jsonl or .csv.",
         rich_help_panel=RUN,
     ),
 ]
 NulOpt = Annotated[
     bool,
     typer.Option("-0", help="The list on standard input is NUL-separated.", rich_help_panel=RUN),
-]
-ShardOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--shard", metavar="I/N", help="Do part I of N; for job arrays.", rich_help_panel=RUN
-    ),
 ]
 GuidanceOpt = Annotated[
     float | None,
@@ -206,7 +191,7 @@ NameOpt = Annotated[
         "--name",
         metavar="PATTERN",
         parser=_pattern,
-        help="File names in a folder, of {content}, {style} and {key}.",
+        help="File names, of {folder}, {content}, {ext}, {style}, {key}.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -216,6 +201,23 @@ OverwriteOpt = Annotated[
         "--overwrite",
         help="Replace outputs that were made from something else.",
         rich_help_panel=OUTPUT,
+    ),
+]
+StripOpt = Annotated[
+    bool,
+    typer.Option(
+        "--strip-metadata",
+        help="Leave out of files what made them; see runs.jsonl.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+BatchOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        help="Items the model makes together, as the memory allows.",
+        rich_help_panel=SETTINGS,
     ),
 ]
 DryRunOpt = Annotated[
@@ -275,47 +277,6 @@ def sides(size: str | None) -> tuple[int | None, int | None]:
     if not width.isdecimal() or (cross and not height.isdecimal()):
         raise typer.BadParameter(f"--size {size!r} is not WxH, such as 256x128")
     return int(width), int(height or width)
-
-
-def settings(
-    recipe: str | None,
-    overrides: Sequence[str] | None,
-    flags: Mapping[str, object] | None = None,
-) -> Resolved:
-    """The recipe a command runs with: file, environment, ``--set`` and the command's own flags.
-
-    Args:
-        recipe: What ``--recipe`` was given.
-        overrides: What every ``--set`` was given.
-        flags: Dotted key -> the value of a flag; None means the flag was not given.
-
-    Raises:
-        RecipeError: Every fault, each with its place.
-    """
-    from stylecli.recipe.load import load  # a tenth of a second, which --help need not wait for
-
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
-    resolved = load(recipe, overrides=overrides or (), environ=os.environ, flags=given)
-    for text in resolved.notes:
-        console.warn(text)
-    return resolved
-
-
-def carry_out(prepared: Prepared, resolved: Resolved, *, dry_run: bool) -> None:
-    """Do what was prepared and say what became of each item; with ``--dry-run`` only show it."""
-    if resolved.assumed:
-        console.note(resolved.assumed)
-    for line in prepared.notes:
-        console.note(line)
-    if dry_run:
-        dry_run_page.show(console, resolved, prepared)
-        return
-    for result in prepared.run():
-        console.result(result.row(), text=_line(result))
-
-
-def _line(result: Result) -> str | None:
-    return None if result.status == "failed" else str(result.job.output)
 
 
 def examples(*lines: str) -> Callable[[F], F]:

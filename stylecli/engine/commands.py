@@ -6,17 +6,21 @@ nothing is loaded or written until its `run` is iterated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 
-from stylecli.engine import lora, makers, plan
+from stylecli.artifacts import store
+from stylecli.engine import plan
+from stylecli.engine.contents import Inverter, InvertMaker
 from stylecli.engine.context import Reporter
-from stylecli.engine.inputs import expand
-from stylecli.engine.painting import readable
 from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
-from stylecli.engine.run import Maker
+from stylecli.engine.runs.making import OneByOne
+from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
+from stylecli.engine.training.lessons import Lesson, Styles, refuse_wrong_kind, suffix
+from stylecli.engine.training.lora_maker import LoraMaker
 from stylecli.errors import UsageError
 from stylecli.recipe.schema import Lora, Recipe
 
@@ -39,14 +43,12 @@ def invert(
         UsageError: Outputs that collide.
         WeightsError: The backbone is not on this machine.
     """
-    rows = contents.rows(destination.path)
-    if any(row.style or row.lora for row in rows):
-        raise UsageError(
-            f"{contents.manifest} names styles, which an inversion does not use",
-            fix="keep the columns content and output",
-        )
-    wanted = [Wanted([Input.of_content(row.content)], row.output) for row in rows]
+    rows = contents.plain_rows(destination.path)
+    wanted = [
+        Wanted([Input.of_content(row.content)], row.output, folder=row.folder) for row in rows
+    ]
     session = Session.open(recipe, reporter, allow_download=allow_download)
+    session.check_steps(recipe)
     planned = plan.build(
         "invert",
         wanted,
@@ -63,6 +65,7 @@ def invert(
         is_file=destination.is_file(len(wanted), from_manifest=contents.manifest is not None),
         suffixes=(".safetensors",),
         sheet="verify" if verify else None,
+        strip=destination.strip,
     )
     counts = {"inversion": recipe.inversion.steps * (1 + recipe.inversion.refine_iters)}
     return Prepared(
@@ -70,7 +73,7 @@ def invert(
         session=session,
         destination=destination,
         rows=counts | ({"reconstruction": recipe.sampling.steps} if verify else {}),
-        start=lambda: makers.Inverter(session.backbone, recipe, session.context).keep,
+        start=lambda: InvertMaker(Inverter(session.backbone, session.context), recipe),
     )
 
 
@@ -80,63 +83,75 @@ def train_lora(
     destination: Destination,
     reporter: Reporter,
     *,
+    manifest: Path | None = None,
+    each: bool = False,
+    team: Team = ALONE,
     allow_download: bool = False,
 ) -> Prepared:
-    """One LoRA of all the pictures named.
+    """One LoRA of all the pictures named, one of each, or one for every row of a manifest.
 
     Raises:
         InputError: Inputs that do not exist.
-        UsageError: The output's name does not fit the format.
+        UsageError: An output's name does not fit the format, or more processes than rows a step.
         WeightsError: The backbone is not on this machine.
     """
-    pictures = [Input.of("style", readable(path)) for path in expand(styles)]
-    settings = recipe.lora
-    is_folder = settings.format == "peft"
-    if is_folder == (destination.path.suffix == ".safetensors"):
-        raise UsageError(
-            f"--output {destination.output} is "
-            + ("not a folder's name" if is_folder else "not a .safetensors file"),
-            fix=f"such as -o {destination.path.stem}/, or --format diffusers"
-            if is_folder
-            else f"such as -o {destination.path.stem or 'style'}.safetensors, or --format peft",
-        )
-    if len(pictures) > 1 and settings.steps <= Lora().steps:
-        reporter.note(
-            f"{settings.steps} steps suit one picture; for {len(pictures)} consider "
-            f"--set lora.steps={min(2000, settings.steps * len(pictures))}"
-        )
+    asked = Styles(styles, manifest, each)
+    lessons = asked.lessons(recipe, destination)
+    _refuse_idle(lessons, team, destination)
+    is_file = not asked.is_many or destination.is_file(
+        len(lessons), from_manifest=manifest is not None
+    )
+    wanted = [lesson.wanted(is_one_of_many=asked.is_many) for lesson in lessons]
+    if not asked.is_many:
+        _advise_steps(lessons[0], reporter)
     session = Session.open(recipe, reporter, allow_download=allow_download)
-    captions = [p.caption for p in lora.style_pictures([i.path for i in pictures], settings.prompt)]
     planned = plan.build(
         "train-lora",
-        [Wanted(pictures)],
-        decisive={
-            "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
-            "lora": settings.model_dump(exclude={"save_every", "gradient_checkpointing"}),
-            "captions": captions,
-        },
+        wanted,
+        decisive={"model": session.fingerprint, "dtype": str(session.context.dtype)},
         seed=recipe.sampling.seed,
         output=destination.path,
-        name="",
-        is_file=True,
+        name=destination.name or f"{{folder}}/{{style}}{suffix(recipe.lora)}",
+        is_file=is_file,
+        strip=destination.strip,
     )
-
-    def start() -> Maker:
-        if destination.overwrite:
-            makers.remove_state(destination.path)
-        return partial(
-            makers.train_lora,
-            backbone=session.backbone,
-            recipe=recipe,
-            context=session.context,
-            settings=settings,
-        )
-
+    settings = {}
+    for job, lesson in zip(planned.jobs, lessons, strict=True):
+        refuse_wrong_kind(job, lesson)
+        settings[job.key] = lesson.settings
+    team.must_agree("inputs or settings", store.digest([job.key for job in planned.jobs]))
+    maker = LoraMaker(
+        session, settings, team=team, afresh=destination.overwrite, is_many=asked.is_many
+    )
+    rows = sum(lesson.settings.steps * lesson.settings.batch for lesson in lessons)
     return Prepared(
-        plan=planned,
+        plan=plan.shard(planned, destination.part),
         session=session,
         destination=destination,
-        rows={"training": settings.steps * settings.batch},
-        start=start,
+        rows={"training": math.ceil(rows / len(lessons) / team.size)},
+        start=lambda: OneByOne(maker.make),
     )
+
+
+def _refuse_idle(lessons: Sequence[Lesson], team: Team, destination: Destination) -> None:
+    """See that every process has a row of every step."""
+    fewest = min(lesson.settings.batch for lesson in lessons)
+    if fewest < team.size:
+        raise UsageError(
+            f"lora.batch {fewest} leaves some of {team.size} processes without work",
+            fix=f"--set lora.batch={team.size}, or --shard auto for a LoRA a process",
+        )
+    if team.size > 1 and destination.engine != "local":
+        raise UsageError(
+            f"--engine {destination.engine} starts processes of its own",
+            fix="leave out accelerate launch or torchrun, or the option",
+        )
+
+
+def _advise_steps(lesson: Lesson, reporter: Reporter) -> None:
+    steps, count = lesson.settings.steps, len(lesson.pictures)
+    if count > 1 and steps <= Lora().steps:
+        reporter.note(
+            f"{steps} steps suit one picture; for {count} consider "
+            f"--set lora.steps={min(2000, steps * count)}"
+        )

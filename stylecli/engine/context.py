@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +60,7 @@ def resolve(device: Device, reporter: Reporter) -> RunContext:
     kind = name.partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {name} is not on this machine", fix="use --device cpu")
+    name = _own_gpu(name)
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UsageError("device mps is not on this machine", fix="use --device cpu")
     if ":" in name and int(name.partition(":")[2]) >= torch.cuda.device_count():
@@ -83,3 +85,21 @@ def resolve(device: Device, reporter: Reporter) -> RunContext:
         # Numbers below 1e-38 are nothing to a picture, and cost a CPU a hundred times the work.
         torch.set_flush_denormal(True)
     return RunContext(torch.device(name), dtype, reporter)
+
+
+def _own_gpu(name: str) -> str:
+    """A GPU for each of the processes that a launcher started on this machine.
+
+    Raises:
+        UsageError: There are fewer.
+    """
+    index, together = os.environ.get("LOCAL_RANK", ""), os.environ.get("LOCAL_WORLD_SIZE", "")
+    if name != "cuda" or not index.isdecimal() or not together.isdecimal() or int(together) == 1:
+        return name
+    gpus = torch.cuda.device_count()
+    if int(together) > gpus:
+        raise UsageError(
+            f"{together} processes were started on a machine with {gpus} GPUs",
+            fix=f"start {gpus}, or name one for all: --device cuda:0, or cpu",
+        )
+    return f"cuda:{index}"

@@ -14,7 +14,7 @@ from stylecli.engine import painting, trends
 from stylecli.engine.grids import Figure, Measure
 from stylecli.engine.painter import Painted, Painter
 from stylecli.engine.plan import Input, Job
-from stylecli.engine.run import provenance
+from stylecli.engine.provenance import provenance
 from stylecli.engine.trends import Figures
 from stylecli.engine.yardsticks import Yardsticks
 
@@ -45,8 +45,9 @@ def make(painter: Painter, job: Job, figure: Figure) -> Mapping[str, Any]:
     ]
     title = f"{job.content.path.stem} in {look[0].path.stem}: {figure.name}"
     sheet = drawn(figure, floats, content, style, title=title, notes=notes)
-    made_by = provenance(job, painter.recipe.model_dump(exclude={"evaluate"}), painter.backbone)
-    store.save_image(job.output, sheet, made_by | {"figure": figure.settings()})
+    recipe = painter.recipe.model_dump(exclude={"evaluate"})
+    made_by = provenance(job, recipe, painter.backbone, figure=figure.settings())
+    store.save_image(job.output, sheet, made_by)
     height, width = sheet.shape[:2]
     return {
         "height": height,

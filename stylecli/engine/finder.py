@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,11 @@ class CachedFinder:
             "backend": self._finder.name,
         }
         made_by = {"prompt": words, "details": details, "finder": self._finder.described()}
-        store.save_image(path, mask_pixels(mask), made_by)
-        return read_mask(path), details
+        pixels = mask_pixels(mask)
+        warn = self._session.context.reporter.warn
+        cache.keep(path, partial(store.save_image, path, pixels, made_by), warn)
+        # As it would be read again.
+        return pixels.float() / 255, details
 
     def _cached(self, path: Path) -> tuple[Tensor, dict[str, Any]] | None:
         made_by = store.read_provenance(path) if path.exists() else None

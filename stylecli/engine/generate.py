@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stylecli.artifacts import images, store
-from stylecli.artifacts.images import Geometry
-from stylecli.engine import painting, plan, regions, restyle
+from stylecli.engine import asking, inputs, painting, plan, regions
 from stylecli.engine.context import Reporter
-from stylecli.engine.painter import FLAT, Painter
+from stylecli.engine.draw_maker import Drawing, DrawMaker, size
+from stylecli.engine.painter import Painter
 from stylecli.engine.painting import Painting
-from stylecli.engine.plan import Input, Job, Wanted
+from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Destination, Prepared
-from stylecli.engine.run import Maker, provenance
+from stylecli.engine.runs.making import Maker
 from stylecli.engine.session import Session
-from stylecli.errors import InputError, ItemError, UsageError
-from stylecli.methods import diffstyler
-from stylecli.methods.diffstyler import Background, Region
+from stylecli.errors import InputError, UsageError
+from stylecli.recipe.rows import changed
 from stylecli.recipe.schema import Recipe
-from stylecli.tensors.seeds import generator
 
 PICTURE_NAME = "{prompt}.png"
 STYLED_NAME = "{prompt}__{style}.png"
+COLUMNS = ("prompt", "style", "lora", "output")
+# Of the recipe, what a row of a manifest may change for its words alone.
+ROW_SECTIONS = ("sampling",)
 # Settings of sampling that speak of a content, or are counted elsewhere.
 OF_CONTENTS = {
     "start",
@@ -41,18 +40,39 @@ OF_CONTENTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Words, and what a manifest says of them; what is None comes from the command line."""
+
+    prompt: str
+    style: Path | None = None
+    lora: Path | None = None
+    output: Path | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """What the user asked for in words.
 
     Attributes:
         count: Pictures of each.
+        manifest: Rows of prompt, style, lora, output and recipe keys.
     """
 
     prompts: Sequence[str] = ()
     count: int = 1
+    manifest: Path | None = None
 
     @classmethod
-    def of(cls, prompts: Sequence[str], file: str | None, stdin: str, count: int) -> Words:
+    def of(
+        cls,
+        prompts: Sequence[str],
+        file: str | None,
+        stdin: str,
+        count: int,
+        manifest: Path | None = None,
+    ) -> Words:
         """Prompts as given, then those of a file, one a line.
 
         Args:
@@ -62,16 +82,56 @@ class Words:
             InputError: The file cannot be read.
         """
         if file is None:
-            return cls(tuple(prompts), count)
+            return cls(tuple(prompts), count, manifest)
         try:
             text = stdin if file == "-" else Path(file).expanduser().read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise InputError(f"{file} cannot be read: {reason}", fix="one prompt a line") from error
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
         if not lines:
             raise InputError(f"{file} holds no prompt", fix="one a line")
-        return cls((*prompts, *lines), count)
+        return cls((*prompts, *lines), count, manifest)
+
+    def wishes(self, output: Path, default: str | None) -> list[Wish]:
+        """One for each of the words, equal ones once, then the rows of the manifest.
+
+        Args:
+            output: What a manifest names is a place in it.
+            default: The recipe's prompt, where nothing else was said.
+
+        Raises:
+            UsageError: No words, or an output that leaves the folder.
+            InputError: The manifest cannot be read.
+        """
+        found = [Wish(prompt) for prompt in dict.fromkeys(self.prompts)]
+        if self.manifest is not None:
+            found += _rows(self.manifest, output)
+        if not found and default:
+            found = [Wish(default)]
+        if not found:
+            raise UsageError("no prompt was given", fix="such as --prompt 'a red heart'")
+        return found
+
+
+def _rows(path: Path, output: Path) -> list[Wish]:
+    found = []
+    for number, entry in inputs.table(path, COLUMNS, is_key=lambda column: "." in column):
+        place = f"{path}:{number}"
+        if not entry.get("prompt"):
+            raise InputError(f"{place}  no 'prompt'", fix=f"columns: {', '.join(COLUMNS)}")
+        looks = {key: path.parent / str(entry[key]) for key in ("style", "lora") if entry.get(key)}
+        named = entry.get("output")
+        found.append(
+            Wish(
+                str(entry["prompt"]),
+                **looks,
+                output=plan.inside(output, Path(str(named))) if named else None,
+                changes=inputs.changes(entry, COLUMNS),
+                place=place,
+            )
+        )
+    return found
 
 
 def generate(
@@ -92,128 +152,86 @@ def generate(
         InputError: Inputs that do not exist.
         WeightsError: The backbone is not on this machine.
     """
-    prompts = list(words.prompts) or ([recipe.sampling.prompt] if recipe.sampling.prompt else [])
-    if not prompts:
-        raise UsageError("no prompt was given", fix="such as --prompt 'a red heart'")
-    looks = restyle.looks_of(styles, loras)
-    if looks and recipe.sampling.schedule is not None:
-        raise UsageError(
-            "a schedule names its own LoRAs", fix="leave out --style and --lora, or the schedule"
-        )
+    wishes = words.wishes(destination.path, recipe.sampling.prompt)
+    looks = asking.looks_of(styles, loras)
     session = Session.open(recipe, reporter, allow_download=allow_download)
     wanted, drawings = [], []
-    for prompt in dict.fromkeys(prompts):
-        worded = recipe.model_copy(
-            update={"sampling": recipe.sampling.model_copy(update={"prompt": prompt})}
-        )
-        for look in looks or [[]]:
-            drawing = _drawing(worded, look)
+    for wish in wishes:
+        own_recipe = changed(recipe, wish.changes, wish.place, ROW_SECTIONS)
+        sampling = own_recipe.sampling.model_copy(update={"prompt": wish.prompt})
+        worded = own_recipe.model_copy(update={"sampling": sampling})
+        with inputs.at(wish.place):
+            own = asking.looks_of(
+                [str(wish.style)] if wish.style else [], [wish.lora] if wish.lora else []
+            )
+        for look in own or looks or [[]]:
+            if look and sampling.schedule is not None:
+                raise UsageError(
+                    "a schedule names its own LoRAs",
+                    fix="leave out --style and --lora, or the schedule",
+                )
+            drawing = Drawing(_painting(worded, look), worded)
+            asking.refuse_wordless(worded, {part.look.role for part in drawing.painting.parts})
+            _refuse_other_shapes(drawing.painting, size(worded))
+            own_settings = {}
+            if own_recipe is not recipe:
+                with_masks = drawing.painting.has_masks
+                own_settings = {"recipe": _decisive(own_recipe, with_masks=with_masks)}
             for number in range(1, words.count + 1):
-                said = Input.of_prompt(prompt, number if words.count > 1 else None)
+                said = Input.of_prompt(wish.prompt, number if words.count > 1 else None)
                 drawings.append(drawing)
-                wanted.append(Wanted([said, *drawing.inputs()], settings=drawing.settings()))
-    roles = {part.look.role for drawing in drawings for part in drawing.parts}
-    restyle.refuse_wordless(recipe, roles)
-    _refuse_other_shapes(drawings[0], _size(recipe))
-    has_masks = drawings[0].has_masks
-    sampling = recipe.sampling
+                wanted.append(
+                    Wanted(
+                        [said, *drawing.painting.inputs()],
+                        wish.output,
+                        drawing.painting.settings(),
+                        decisive=own_settings,
+                    )
+                )
+    first = drawings[0].painting
     planned = plan.build(
         "generate",
         wanted,
         decisive={
             "model": session.fingerprint,
             "dtype": str(session.context.dtype),
-            "recipe": _decisive(recipe, with_masks=has_masks),
+            "recipe": _decisive(recipe, with_masks=first.has_masks),
         },
-        seed=sampling.seed,
+        seed=recipe.sampling.seed,
         output=destination.path,
-        name=destination.name or (STYLED_NAME if any(drawings[0].parts) else PICTURE_NAME),
-        is_file=destination.is_file(len(wanted), from_manifest=False),
+        name=destination.name or (STYLED_NAME if any(first.parts) else PICTURE_NAME),
+        is_file=destination.is_file(len(wanted), from_manifest=words.manifest is not None),
         suffixes=store.PICTURE_SUFFIXES,
+        strip=destination.strip,
     )
     by_key = {job.key: drawing for job, drawing in zip(planned.jobs, drawings, strict=True)}
     planned = plan.shard(planned, destination.part)
 
     def start() -> Maker:
         painter = Painter(session, allow_download=allow_download)
-        painter.try_on(by_key[job.key] for job in planned.jobs)
-        return lambda job: make(painter, job, by_key[job.key])
+        painter.try_on(by_key[job.key].painting for job in planned.jobs)
+        return DrawMaker(painter, by_key)
 
-    guided = 1 if sampling.guidance == 1 else 2
+    guided = 1 if recipe.sampling.guidance == 1 else 2
     training = recipe.lora.steps * recipe.lora.batch
+    needs_training = any(
+        part.look.role == "style" for drawing in drawings for part in drawing.painting.parts
+    )
     return Prepared(
         plan=planned,
         session=session,
         destination=destination,
         rows={
-            **({"training": training} if "style" in roles else {}),
-            "sampled": sampling.steps * guided * len(drawings[0].areas),
+            **({"training": training} if needs_training else {}),
+            "sampled": recipe.sampling.steps * guided * len(first.areas),
         },
-        notes=restyle.timetable(recipe, drawings[0]),
-        size_px=round(math.sqrt(math.prod(_size(recipe)))),
+        notes=asking.timetable(recipe, first),
+        size_px=round(math.sqrt(math.prod(size(recipe)))),
         start=start,
     )
 
 
-def make(painter: Painter, job: Job, drawing: Painting) -> Mapping[str, Any]:
-    """Draw one job and write it.
-
-    Raises:
-        ItemError: A mask cannot be used, or the model gave nothing that can be seen.
-    """
-    backbone, sampling = painter.backbone, painter.recipe.sampling
-    height, width = _size(painter.recipe)
-    multiple = backbone.multiple_px
-    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-    geometry = Geometry((height, width), (height, width), padded)
-    files = painter.wardrobe.fetch(drawing.parts)
-    on_top = [area for area in drawing.areas if area.mask is not None]
-    masks = regions.place(
-        Painting(tuple(on_top)),
-        geometry,
-        backbone.latent_px,
-        sampling,
-        painter.recipe.masks,
-        _found_nowhere,
-        painter.context.reporter,
-    )
-    cells = [side // backbone.latent_px for side in geometry.padded]
-    noise = torch.randn(
-        1, backbone.unet.config.in_channels, *cells, generator=generator(job.seed, "noise")
-    )
-    whole = painter.looks(drawing.areas[0], files)
-    background = None
-    shown = [Region(looks=whole)]
-    if masks.background is not None:
-        shown = [
-            Region(looks=painter.looks(area, files), share=share)
-            for area, share in zip(on_top, masks.shares, strict=True)
-        ]
-        background = Background(share=masks.background, looks=whole)
-    label = job.inputs[0].path.name
-    with painter.context.reporter.task(f"generate {label}", sampling.steps) as task:
-        latents = diffstyler.generate(
-            backbone,
-            painter.wardrobe.adapters,
-            noise.to(backbone.device),
-            backbone.schedule.levels(sampling.steps),
-            shown,
-            background=background,
-            on_step=lambda: task.advance(1),
-        )
-    result = geometry.undo(backbone.decode(latents))[0].cpu()
-    if float(result.std()) < FLAT:
-        raise ItemError("the result is one flat colour", fix="use --dtype float32")
-    sections = painter.recipe.model_dump(exclude={"evaluate"})
-    said = whole[0].prompt
-    # As it was typed, and what it came to; the seed tells which of several pictures of it.
-    words = {"prompt": drawing.areas[0].prompt, "prompts": [said]}
-    made_by = provenance(job, sections, backbone) | words
-    store.save_image(job.output, images.to_pixels(result), made_by)
-    return {"prompt": said, "height": result.shape[-2], "width": result.shape[-1]}
-
-
-def _drawing(recipe: Recipe, look: Sequence[Input]) -> Painting:
+def _painting(recipe: Recipe, look: Sequence[Input]) -> Painting:
     """The whole picture in a look, a schedule or the base model, and the regions on it."""
     sampling = recipe.sampling
     if sampling.schedule is not None:
@@ -224,21 +242,16 @@ def _drawing(recipe: Recipe, look: Sequence[Input]) -> Painting:
     return Painting((*whole.areas, *on_top))
 
 
-def _size(recipe: Recipe) -> tuple[int, int]:
-    sampling = recipe.sampling
-    return sampling.height or sampling.size, sampling.width or sampling.size
-
-
 def _decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
     """A picture from words has no content, so nothing is inverted or injected."""
-    sections = restyle.decisive(recipe, with_masks=with_masks)
+    sections = asking.decisive(recipe, with_masks=with_masks)
     kept = {key: value for key, value in sections.items() if key not in ("inversion", "injection")}
     sampling = {k: v for k, v in kept["sampling"].items() if k not in OF_CONTENTS}
-    return kept | {"sampling": sampling, "size": _size(recipe)}
+    return kept | {"sampling": sampling, "size": size(recipe)}
 
 
-def _refuse_other_shapes(drawing: Painting, size: tuple[int, int]) -> None:
-    height, width = size
+def _refuse_other_shapes(drawing: Painting, wanted: tuple[int, int]) -> None:
+    height, width = wanted
     for area in drawing.areas:
         if isinstance(area.mask, Input):
             tall, wide = images.size_of(area.mask.path)
@@ -248,7 +261,3 @@ def _refuse_other_shapes(drawing: Painting, size: tuple[int, int]) -> None:
                     f"{width}x{height}",
                     fix=f"such as --size {wide}x{tall}",
                 )
-
-
-def _found_nowhere(words: str) -> Any:
-    raise AssertionError(f"text:{words} was let through by painting.of_regions")

@@ -6,29 +6,38 @@ import csv
 import glob
 import io
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stylecli.errors import InputError
+from stylecli.artifacts.locate import IMAGE_SUFFIXES
+from stylecli.errors import InputError, StyleError, did_you_mean
 
-# Of the formats that `artifacts.images` reads; what is named itself may be called anything.
-IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".jp2", ".j2k", ".tga", ".ico", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
 COLUMNS = ("content", "style", "lora", "output")
+# Columns of a manifest that are called as the command's own options are.
+SHORT = {"prompt": "sampling.prompt", "guidance": "sampling.guidance"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a manifest; what is None comes from the command line."""
+    """One content, and what a manifest says of it; what is None comes from the command line.
+
+    Attributes:
+        folder: Of the content, below the folder that was named.
+        changes: Recipe keys for this one alone, as they stand in the manifest.
+        place: Where it was said, for messages.
+    """
 
     content: Path
     style: Path | None = None
     lora: Path | None = None
     output: Path | None = None
+    folder: str = ""
+    changes: tuple[tuple[str, str], ...] = ()
+    place: str = ""
 
 
 def expand(
@@ -49,7 +58,23 @@ def expand(
     Raises:
         InputError: An argument that matches nothing.
     """
-    found: dict[Path, None] = {}
+    rows = contents(arguments, stdin=stdin, nul=nul, leave_out=leave_out)
+    return [row.content for row in rows]
+
+
+def contents(
+    arguments: Sequence[str],
+    *,
+    stdin: Callable[[], str] | None = None,
+    nul: bool = False,
+    leave_out: Callable[[Path], bool] = lambda _: False,
+) -> list[Row]:
+    """As `expand`, with the folder of each below the one that was named.
+
+    Raises:
+        InputError: An argument that matches nothing.
+    """
+    found: dict[Path, str] = {}
     for argument in arguments:
         if argument == "-":
             text = stdin() if stdin is not None else ""
@@ -60,35 +85,84 @@ def expand(
                 raise InputError(
                     "the list on standard input is empty", fix="pipe file names into it"
                 )
-            paths = [_existing(name) for name in names]
+            paths = dict.fromkeys(_listed(names), "")
         else:
             paths = _one(argument, leave_out)
-        found.update(dict.fromkeys(paths))
-    return list(found)
+        for path, folder in paths.items():
+            found.setdefault(path, folder)
+    return [Row(path, folder=folder) for path, folder in found.items()]
 
 
 def manifest(path: Path) -> list[Row]:
     """Rows of a ``.jsonl`` or ``.csv`` file; relative inputs count from its folder.
 
+    Besides its own columns it may have recipe keys, which count for their row.
+
+    A content that is not there is an item that will say so.
+
     Raises:
-        InputError: Unreadable, a line that is not a row, an unknown column, or no rows.
+        InputError: Unreadable, a line that is not a row, an unknown column, no rows, or no content
+            that is there.
     """
     rows = []
-    for number, entry in table(path, COLUMNS):
+    for number, entry in table(path, COLUMNS, is_key=is_key):
+        place = f"{path}:{number}"
         if not entry.get("content"):
-            raise InputError(f"{path}:{number}  no 'content'", fix=f"columns: {', '.join(COLUMNS)}")
-        paths = {key: Path(str(value)) for key, value in entry.items() if value}
-        for key in paths.keys() - {"output"}:
-            paths[key] = path.parent / paths[key]
-        rows.append((number, Row(**paths)))
-    for number, row in rows:
-        if not row.content.is_file():
-            raise InputError(f"{path}:{number}  {row.content} does not exist", fix="check the name")
-    return [row for _, row in rows]
+            raise InputError(f"{place}  no 'content'", fix=f"columns: {', '.join(COLUMNS)}")
+        files: dict[str, Any] = {}
+        for column in COLUMNS:
+            if (value := entry.get(column)) in (None, ""):
+                continue
+            if not isinstance(value, str):
+                raise InputError(
+                    f"{place}  {column} is {json.dumps(value)}", fix="give a file's name"
+                )
+            files[column] = Path(value) if column == "output" else path.parent / value
+        rows.append(Row(**files, changes=changes(entry, COLUMNS), place=place))
+    if not any(row.content.is_file() for row in rows):
+        row = rows[0]
+        kind = "is a folder" if row.content.is_dir() else "does not exist"
+        raise InputError(
+            f"{row.place}  {row.content} {kind}, and no other content is a file",
+            fix=f"names count from {path.parent}",
+        )
+    return rows
 
 
-def table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Inside, what is refused is told with its place in a manifest, if it has one."""
+    try:
+        yield
+    except StyleError as error:
+        if place and not error.what.startswith(place):
+            raise type(error)(f"{place}  {error.what}", fix=error.fix) from error
+        raise
+
+
+def is_key(column: str) -> bool:
+    """Whether a column of a manifest is a recipe key."""
+    return "." in column or column in SHORT
+
+
+def changes(entry: Mapping[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The recipe keys of a line with their values in YAML; empty cells are no change."""
+    return tuple(
+        (SHORT.get(key, key), value if isinstance(value, str) else json.dumps(value))
+        for key, value in entry.items()
+        if key not in columns and value not in (None, "")
+    )
+
+
+def table(
+    path: Path, columns: Sequence[str], *, is_key: Callable[[str], bool] = lambda _: False
+) -> list[tuple[int, dict[str, Any]]]:
     """Lines of a ``.jsonl`` or ``.csv`` file with their numbers.
+
+    Args:
+        path: The file.
+        columns: Those it may have.
+        is_key: Tells which others it may have.
 
     Raises:
         InputError: Unreadable, a line that is not an object, an unknown column, or no lines.
@@ -102,10 +176,14 @@ def table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]
         ) from error
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        lines: list[tuple[int, object]] = [(reader.line_num, row) for row in reader]
+        try:
+            lines: list[tuple[int, object]] = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num}  {error}", fix="close the quote") from error
     else:
         lines = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not splitlines(): JSON may hold the odder of what that takes for a line's end.
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -122,27 +200,27 @@ def table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, Any]]
     for number, entry in lines:
         if not isinstance(entry, dict):
             raise InputError(f"{path}:{number}  not an object", fix=known)
-        if unknown := [key for key in entry if key not in columns]:
-            is_wide = unknown[0] is None
-            what = "more fields than columns" if is_wide else f"unknown column {unknown[0]!r}"
-            raise InputError(f"{path}:{number}  {what}", fix=f"{known}; separated by commas")
+        if None in entry:
+            raise InputError(
+                f"{path}:{number}  more fields than columns", fix=f"{known}; separated by commas"
+            )
+        if unknown := [key for key in entry if key not in columns and not is_key(key)]:
+            near = did_you_mean(unknown[0], columns)
+            raise InputError(
+                f"{path}:{number}  unknown column {unknown[0]!r}",
+                fix=f"{near}{known}"
+                + ("; or a recipe key, such as sampling.guidance" * is_key(".")),
+            )
         rows.append((number, entry))
     if not rows:
         raise InputError(f"manifest {path} has no rows", fix=known)
     return rows
 
 
-def _one(argument: str, leave_out: Callable[[Path], bool]) -> list[Path]:
+def _one(argument: str, leave_out: Callable[[Path], bool]) -> dict[Path, str]:
     path = Path(argument).expanduser()
     if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in IMAGE_SUFFIXES
-            and file.is_file()
-            and not file.name.startswith(".")
-            and not leave_out(file)
-        )
+        files = _tree(path, leave_out)
         if not files:
             raise InputError(
                 f"folder {argument} holds no pictures",
@@ -150,7 +228,7 @@ def _one(argument: str, leave_out: Callable[[Path], bool]) -> list[Path]:
             )
         return files
     if path.exists():
-        return [path]
+        return {path: ""}
     if glob.has_magic(argument):
         # Not Path.glob: a quoted pattern may name folders, and start at the root.
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207
@@ -158,13 +236,56 @@ def _one(argument: str, leave_out: Callable[[Path], bool]) -> list[Path]:
             match for name in names if (match := Path(name)).is_file() and not leave_out(match)
         )
         if matches:
-            return matches
+            root = _fixed_part(path)
+            return {match: _folder_below(root, match) for match in matches}
         raise InputError(f"{argument} matches no file", fix="check the pattern; ** crosses folders")
-    return [_existing(argument)]
+    return {_existing(argument): ""}
+
+
+def _tree(root: Path, leave_out: Callable[[Path], bool]) -> dict[Path, str]:
+    """Pictures in a folder and below, sorted; what cannot be read is an item that will say so.
+
+    Links to folders are not followed, so loops of them end.
+    """
+    shut: list[Path] = []
+    found = [
+        Path(folder) / name
+        for folder, _, names in os.walk(root, onerror=lambda e: shut.append(Path(str(e.filename))))
+        for name in names
+        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    kept = [file for file in found if not leave_out(file)]
+    return {file: _folder_below(root, file) for file in sorted([*kept, *shut])}
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder of a glob above its first wildcard."""
+    parts = pattern.parts[:-1]
+    count = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[:count])
+
+
+def _folder_below(root: Path, file: Path) -> str:
+    folder = file.parent
+    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else ""
+
+
+def _listed(names: Sequence[str]) -> list[Path]:
+    """Files of a list; one that is gone since it was made is an item that will say so.
+
+    Raises:
+        InputError: None of them is there.
+    """
+    paths = [Path(name).expanduser() for name in names]
+    if not any(path.is_file() for path in paths):
+        _existing(names[0])
+    return paths
 
 
 def _existing(name: str) -> Path:
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise InputError(f"{name} is a folder", fix="name the files in it")
     if not path.is_file():
         raise InputError(f"{name} does not exist", fix="check the name")
     return path

@@ -57,7 +57,7 @@ class Finder:
         if everything and given.backend == registry.AUTO:
             name = registry.CLUSTERS
         self.settings = given.model_copy(update={"backend": name})
-        self._session = session
+        self.session = session
         self._allow_download = allow_download
         self._backend: MaskBackend | None = None
 
@@ -73,16 +73,16 @@ class Finder:
             UsageError: A package is missing, or a plug-in is broken.
         """
         if self._backend is None:
-            context = self._session.context
+            context = self.session.context
             self._backend = registry.create(
                 Setup(
                     settings=self.settings,
                     device=context.device,
                     dtype=context.dtype,
-                    backbone=lambda: self._session.backbone,
+                    backbone=lambda: self.session.backbone,
                     ranker=self._ranker,
                     sharpness=SHARPNESS.get(self._ranker_name, OF_CLIP),
-                    seed=self._session.recipe.sampling.seed,
+                    seed=self.session.recipe.sampling.seed,
                     allow_download=self._allow_download,
                 )
             )
@@ -129,8 +129,8 @@ class Finder:
             if settings[key] is not None:
                 settings[key] = named[settings[key]]
         if registry.uses_backbone(self.name):
-            found["model"] = self._session.fingerprint
-            found["dtype"] = str(self._session.context.dtype)
+            found["model"] = self.session.fingerprint
+            found["dtype"] = str(self.session.context.dtype)
         return found
 
     def described(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Finder:
     def _models(self) -> list[str]:
         named = [shown(name) for name in registry.models(self.settings)]
         if registry.uses_backbone(self.name):
-            named.append(shown(self._session.source.name))
+            named.append(shown(self.session.source.name))
         return named
 
     def _announcement(self) -> str:
@@ -155,14 +155,14 @@ class Finder:
     def _ranker(self) -> Ranker:
         return ranker(
             self._ranker_name,
-            self._session.context.device,
+            self.session.context.device,
             allow_download=self._allow_download,
         )
 
     @property
     def _ranker_name(self) -> str:
         """Clusters of a model are ranked by what the registry says; all else by CLIP ViT-B/32."""
-        return self._session.source.ranker if self.name == registry.CLUSTERS else RANKER
+        return self.session.source.ranker if self.name == registry.CLUSTERS else RANKER
 
 
 def find_mask(

@@ -21,13 +21,14 @@ from stylecli import __version__
 from stylecli.artifacts import files, images, sheets, store
 from stylecli.artifacts.masks import mask_pixels
 from stylecli.engine import plan
+from stylecli.engine.contents import read_content
 from stylecli.engine.context import Reporter
-from stylecli.engine.makers import read_content
 from stylecli.engine.mask_backends import Finder, checked, full
 from stylecli.engine.places import Asked
 from stylecli.engine.plan import Input, Job, Wanted
+from stylecli.engine.provenance import SCHEMA_VERSION, named
 from stylecli.engine.request import Contents, Destination, Prepared
-from stylecli.engine.run import SCHEMA_VERSION, Maker, Result
+from stylecli.engine.runs.making import Maker, OneByOne
 from stylecli.engine.session import Session
 from stylecli.errors import ItemError, OutputDiffersError, UsageError
 from stylecli.masks.base import MaskResult
@@ -71,12 +72,7 @@ def masks(
         InputError: Inputs that do not exist.
         WeightsError: The backbone is not on this machine.
     """
-    rows = contents.rows(destination.path)
-    if any(row.style or row.lora for row in rows):
-        raise UsageError(
-            f"{contents.manifest} names styles, which masks have no use for",
-            fix="keep the columns content and output",
-        )
+    rows = contents.plain_rows(destination.path)
     session = Session.open(recipe, reporter, allow_download=allow_download)
     finder = Finder(session, everything=asked.everything, allow_download=allow_download)
     is_file = destination.is_file(len(rows), from_manifest=contents.manifest is not None)
@@ -88,7 +84,7 @@ def masks(
         )
     planned = plan.build(
         "masks",
-        [Wanted([Input.of_content(row.content)], row.output) for row in rows],
+        [Wanted([Input.of_content(row.content)], row.output, folder=row.folder) for row in rows],
         decisive={"asked": asked.as_dict(), "every": every, **finder.identity()},
         seed=recipe.sampling.seed,
         output=destination.path,
@@ -96,6 +92,7 @@ def masks(
         is_file=is_file,
         suffixes=(".png",) if is_file else (".json",),
         sheet=None if is_file else "overlay",
+        strip=destination.strip,
     )
     if not is_file:
         _refuse_collisions(planned.jobs, _parts(asked))
@@ -104,7 +101,7 @@ def masks(
         # One that cannot do it is refused before any item.
         _ = finder.points() if asked.at_places else finder.backend
         maker = Cutter(finder, asked, every=every, overwrite=destination.overwrite)
-        return maker.keep_one if is_file else maker.keep
+        return OneByOne(maker.keep_one if is_file else maker.keep)
 
     return Prepared(
         plan=plan.shard(planned, destination.part),
@@ -141,7 +138,8 @@ class Cutter:
         for region, target in zip(regions, targets, strict=True):
             entry = _entry(region)
             pixels = mask_pixels(region.found.mask)
-            store.save_image(target, pixels, made_by | {"region": entry})
+            said = None if made_by is None else made_by | {"region": entry}
+            store.save_image(target, pixels, said)
             entries.append(entry | {"file": target.name})
         if job.sheet is not None:
             drawn = sheets.overlay(
@@ -151,9 +149,9 @@ class Cutter:
             )
             store.save_image(job.sheet, images.to_pixels(drawn), made_by)
         listing = {
-            store.KEY: made_by,
+            **({} if made_by is None else {store.KEY: made_by}),
             "picture": {
-                "name": job.content.path.name,
+                **({} if job.strip else {"name": job.content.path.name}),
                 "width": picture.width,
                 "height": picture.height,
             },
@@ -176,8 +174,9 @@ class Cutter:
                 f"{job.content.path}: nothing matches, so there is no mask to write",
                 fix="try other words, or --set masks.on_empty=full",
             )
-        made_by = self._made_by(job) | {"region": _entry(regions[0])}
-        store.save_image(job.output, mask_pixels(regions[0].found.mask), made_by)
+        made_by = self._made_by(job)
+        said = None if made_by is None else made_by | {"region": _entry(regions[0])}
+        store.save_image(job.output, mask_pixels(regions[0].found.mask), said)
         return _figures(regions)
 
     def _regions(self, job: Job, picture: Image.Image) -> list[Region]:
@@ -221,7 +220,7 @@ class Cutter:
 
     def _refuse_foreign(self, job: Job, target: Path) -> None:
         """A mask that somebody edited by hand is not painted over."""
-        if self.overwrite or not target.exists():
+        if self.overwrite or job.redo or not target.exists():
             return
         if (store.read_provenance(target) or {}).get("key") != job.key:
             raise OutputDiffersError(
@@ -229,9 +228,12 @@ class Cutter:
                 fix="use --overwrite, or another --output",
             )
 
-    def _made_by(self, job: Job) -> dict[str, Any]:
+    def _made_by(self, job: Job) -> dict[str, Any] | None:
         """What every file says of itself: no folder, no user name, no time."""
+        if job.strip:
+            return None
         libraries = ("torch", "transformers", "diffusers")
+        session = self.finder.session
         settings = self.finder.settings.model_dump(mode="json")
         for key in ("model", "segmenter"):
             settings[key] = settings[key] and shown(settings[key])
@@ -239,12 +241,20 @@ class Cutter:
             "schema_version": SCHEMA_VERSION,
             "command": job.command,
             "key": job.key,
-            "recipe": {"masks": settings},
+            "recipe": {
+                "backbone": {"id": Path(session.source.name).name},
+                "device": {
+                    "name": session.context.device.type,
+                    "dtype": str(session.context.dtype).removeprefix("torch."),
+                },
+                "masks": settings,
+                "sampling": {"seed": session.recipe.sampling.seed},
+            },
             "asked": self.asked.as_dict(),
             "every": self.every,
             "seed": job.seed,
             "versions": {"stylecli": __version__} | {name: version(name) for name in libraries},
-            "inputs": Result(job, "done").row()["inputs"],
+            "inputs": [named(item) for item in job.inputs],
             "finder": self.finder.described() | self.finder.identity(),
         }
 

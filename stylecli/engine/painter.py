@@ -16,13 +16,14 @@ from torch import Tensor
 
 from stylecli.artifacts import images
 from stylecli.backbone.lora import LoraFile
+from stylecli.engine.contents import Canvas, Inverter
 from stylecli.engine.finder import CachedFinder
-from stylecli.engine.makers import Canvas, Inverter
 from stylecli.engine.painting import Area, Painting, Part, Stretch
 from stylecli.engine.plan import Input
 from stylecli.engine.regions import Masks, place
 from stylecli.engine.session import Session
 from stylecli.engine.style_words import StyleWords
+from stylecli.engine.trajectories import View, together
 from stylecli.engine.wardrobe import Wardrobe
 from stylecli.errors import ItemError
 from stylecli.methods import diffstyler
@@ -62,7 +63,7 @@ class Painter:
         self.context = session.context
         self.finder = CachedFinder(session, allow_download=allow_download)
         self.words = StyleWords(session, allow_download=allow_download)
-        self.inverter = Inverter(self.backbone, self.recipe, self.context)
+        self.inverter = Inverter(self.backbone, self.context)
         self._said: set[str] = set()
         self.wardrobe = Wardrobe(self.backbone, self.recipe, self.context)
 
@@ -77,38 +78,47 @@ class Painter:
             self.wardrobe.fetch(p for p in painting.parts if p.look.role == "lora")
 
     def paint(self, content: Input, painting: Painting, *, recipe: Recipe | None = None) -> Painted:
-        """Restyle one content.
+        """Restyle one content; see `paint_together`."""
+        recipe = recipe or self.recipe
+        canvas = self.inverter.open(content, recipe, whole=painting.has_masks)
+        return self.paint_together([canvas], painting, recipe)[0]
+
+    def paint_together(
+        self, canvases: Sequence[Canvas], painting: Painting, recipe: Recipe, rows: int = 1
+    ) -> list[Painted]:
+        """Restyle contents of one size that ask for the same.
 
         Args:
-            content: A picture.
+            canvases: Several only where no area is found by words; with masks, of one file size.
             painting: What is painted where and when.
-            recipe: Of the run, with other settings of injection or sampling; the steps, the size
-                and all that decides LoRAs, inversion and masks are the run's.
+            recipe: Of the run, with other settings of inversion, injection or sampling; all that
+                decides LoRAs and masks is the run's.
+            rows: The model always sees so many contents, the last one filling up, so that results
+                do not depend on which others there are.
 
         Raises:
-            ItemError: The picture or a mask cannot be used, words match nothing, or the model gave
-                nothing that can be seen.
+            ItemError: A mask cannot be used, words match nothing, or the model gave nothing that
+                can be seen.
         """
-        recipe = recipe or self.recipe
         sampling = recipe.sampling
         files = self.wardrobe.fetch(painting.parts)
-        canvas = self.inverter.open(content)
+        canvas = canvases[0]
         masks = place(
             painting,
             canvas.geometry,
             self.backbone.latent_px,
             sampling,
             self.recipe.masks,
-            lambda words: self.finder.find(canvas.picture, words),
+            lambda words: self._find(canvas, words),
             self.context.reporter,
         )
-        image, changes = canvas.image, None
+        views = [canvas.view() for canvas in canvases]
         if sampling.start == "palette":
-            image, changes = self._recoloured(canvas, painting, files, masks)
-        trajectory, _ = self.inverter.invert(canvas, image, changes)
+            views = [self._recoloured(canvas, painting, files, masks) for canvas in canvases]
+        trajectory = self.inverter.invert(views, recipe, rows)
         start = None
         if sampling.start == "adain":
-            start = self._start(trajectory.latents[-1], painting, masks)
+            start = self._start(trajectory.latents[-1], painting, masks, recipe)
         regions = [
             Region(looks=self.looks(area, files, sampling), share=share)
             for area, share in zip(painting.areas, masks.shares, strict=True)
@@ -120,7 +130,8 @@ class Painter:
                 looks=_behind(sampling) if sampling.background == "denoise" else None,
                 pin_until=sampling.pin_until,
             )
-        with self.context.reporter.task(f"paint {content.path.name}", sampling.steps) as task:
+        label = f"paint {together([canvas.name for canvas in canvases])}"
+        with self.context.reporter.task(label, sampling.steps) as task:
             latents = diffstyler.paint(
                 self.backbone,
                 self.wardrobe.adapters,
@@ -132,7 +143,15 @@ class Painter:
                 on_step=lambda: task.advance(1),
             )
         prompts = {look.prompt: None for region in regions for look in region.looks}
-        return self._finished(canvas, masks, latents, sampling, list(prompts))
+        decoded = self.backbone.decode(latents).cpu()[: len(canvases)]
+        return [
+            self._finished(canvas, masks, one[None], sampling, list(prompts))
+            for canvas, one in zip(canvases, decoded, strict=True)
+        ]
+
+    def _find(self, canvas: Canvas, words: str) -> tuple[Tensor, dict[str, Any]]:
+        assert canvas.picture is not None, "opened whole, because the painting has masks"  # noqa: S101
+        return self.finder.find(canvas.picture, words)
 
     def looks(
         self, area: Area, files: Mapping[str, LoraFile], sampling: Sampling | None = None
@@ -193,14 +212,14 @@ class Painter:
 
     def _recoloured(
         self, canvas: Canvas, painting: Painting, files: Mapping[str, LoraFile], masks: Masks
-    ) -> tuple[Tensor, object]:
+    ) -> View:
         """The content with the colours of each area's first LoRAs, and what decides them."""
         recoloured, changes = [], []
         for area, mask in zip(painting.areas, masks.digests, strict=True):
             image, change = self._in_colours(canvas.image, area, files)
             recoloured.append(image)
             changes.append([mask, change])
-        return masks.blend(recoloured, canvas.image), changes
+        return canvas.view(masks.blend(recoloured, canvas.image), changes)
 
     def _in_colours(
         self, image: Tensor, area: Area, files: Mapping[str, LoraFile]
@@ -224,7 +243,7 @@ class Painter:
         total = sum(weight for _, weight in found)
         return sum((c.give(image) * (w / total) for c, w in found), torch.zeros_like(image)), change
 
-    def _start(self, noise: Tensor, painting: Painting, masks: Masks) -> Tensor:
+    def _start(self, noise: Tensor, painting: Painting, masks: Masks, recipe: Recipe) -> Tensor:
         """The content's noise with the statistics of each area's strongest first style."""
         started = []
         for area in painting.areas:
@@ -233,7 +252,8 @@ class Painter:
             if style is None:
                 started.append(noise)
                 continue
-            theirs = self.inverter.invert(self.inverter.open(style.look))[0].latents[-1]
+            canvas = self.inverter.open(style.look, recipe, whole=False)
+            theirs = self.inverter.invert([canvas.view()], recipe).latents[-1]
             started.append(diffstyler.adain(noise, theirs))
         if masks.background is None and len(started) == 1:
             return started[0]
@@ -246,15 +266,15 @@ class Painter:
         self,
         canvas: Canvas,
         masks: Masks,
-        latents: Tensor,
+        image: Float[Tensor, "1 3 hp wp"],
         sampling: Sampling,
         prompts: Sequence[str],
     ) -> Painted:
-        decoded = canvas.geometry.undo(self.backbone.decode(latents))[0].cpu()
+        decoded = canvas.geometry.undo(image)[0]
         content = canvas.geometry.undo(canvas.image)[0]
         if float(decoded.std()) < FLAT <= float(content.std()):
             raise ItemError("the result is one flat colour", fix="use --dtype float32")
-        if masks.covered is None or sampling.composite == "none":
+        if masks.covered is None or sampling.composite == "none" or canvas.picture is None:
             pixels = images.to_pixels(decoded)
         else:
             size = canvas.geometry.original

@@ -12,9 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from stylecli.artifacts import images
-from stylecli.engine import lora
-from stylecli.engine.inputs import IMAGE_SUFFIXES
+from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine.plan import Input
+from stylecli.engine.training import lora
 from stylecli.errors import ImageError, InputError, UsageError, WeightsError
 from stylecli.recipe import timeline
 from stylecli.recipe.schema import Entry, Recipe, Sampling
@@ -119,6 +119,11 @@ class Painting:
     @property
     def has_masks(self) -> bool:
         return any(area.mask is not None for area in self.areas)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether an area is to be found in each content by words."""
+        return any(isinstance(area.mask, str) for area in self.areas)
 
     def inputs(self) -> list[Input]:
         """The files it takes, each once."""

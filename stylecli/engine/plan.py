@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from stylecli.artifacts import store
+from stylecli.engine import collisions
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
@@ -44,16 +47,16 @@ class Input:
             InputError: It cannot be read.
         """
         try:
-            if path.is_dir():
-                files = sorted(file for file in path.iterdir() if file.is_file())
-                sha256 = store.digest([[file.name, store.file_sha256(file)] for file in files])
-            else:
-                sha256 = store.file_sha256(path)
+            if role != "content" and path.is_dir():
+                return cls(role, path, store.folder_sha256(path))
+            # A pipe would be read without end.
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is no file", fix="give a file")
+            return cls(role, path, store.file_sha256(path))
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read: {error.strerror}", fix="check the name and its permissions"
             ) from error
-        return cls(role, path, sha256)
 
     @classmethod
     def of_content(cls, path: Path) -> Input:
@@ -86,11 +89,15 @@ class Wanted:
     Attributes:
         output: The place a manifest names for it.
         settings: What decides its bytes besides the settings of all; JSON.
+        folder: Of the content, below the one that was named.
+        decisive: In place of what the plan says for all, where this one has it otherwise.
     """
 
     inputs: Sequence[Input]
     output: Path | None = None
     settings: object = None
+    folder: str = ""
+    decisive: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ class Job:
         key: Digest of everything that decides its bytes.
         seed: Of this item alone, so order, shards and restarts do not matter.
         sheet: A picture for people, to be made beside the output: a comparison or a check.
+        strip: Its files do not say what made them.
+        redo: What is there of it is its own, and may be replaced.
     """
 
     key: str
@@ -109,6 +118,8 @@ class Job:
     output: Path
     seed: int
     sheet: Path | None = None
+    strip: bool = False
+    redo: bool = False
 
     @property
     def content(self) -> Input:
@@ -118,10 +129,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All jobs of a run; `folder` is where its journal lives."""
+    """All jobs of a run.
+
+    Attributes:
+        folder: Where its journal lives.
+        is_file: There is one output, and it was named itself.
+    """
 
     jobs: tuple[Job, ...]
     folder: Path
+    is_file: bool = False
 
 
 def build(
@@ -135,6 +152,7 @@ def build(
     is_file: bool,
     suffixes: Sequence[str] = (),
     sheet: str | None = None,
+    strip: bool = False,
 ) -> Plan:
     """Jobs with keys, seeds and places.
 
@@ -144,33 +162,29 @@ def build(
         decisive: Settings and fingerprints that decide the bytes of a result.
         seed: Of the run.
         output: The file of a single job, else a folder.
-        name: Template of file names in the folder: ``{content}``, ``{style}``, ``{key}``.
+        name: Template of file names in the folder: ``{folder}``, ``{content}``, ``{ext}``,
+            ``{style}``, ``{key}``.
         is_file: `output` is a file.
         suffixes: What an output's name may end in; empty is anything.
         sheet: Each job also makes a picture for people; this goes before its suffix.
+        strip: Files do not say what made them.
 
     Raises:
         UsageError: Two jobs would write one file, an output is also an input or of a kind that
             cannot be written, or the template is wrong.
     """
     jobs = []
+    common = {"command": command, "method_version": METHOD_VERSION, "seed": seed, **decisive}
+    key_of = store.digester(common)
     for one in wanted:
         digests = [[item.role, item.sha256] for item in one.inputs]
-        key = store.digest(
-            {
-                "command": command,
-                "method_version": METHOD_VERSION,
-                "inputs": digests,
-                "seed": seed,
-                **({} if one.settings is None else {"settings": one.settings}),
-                **decisive,
-            }
-        )
-        job = Job(key, command, tuple(one.inputs), output, derive(seed, digests))
+        own = {} if one.settings is None else {"settings": one.settings}
+        key = key_of({"inputs": digests, **own, **one.decisive})
+        job = Job(key, command, tuple(one.inputs), output, derive(seed, digests), strip=strip)
         if one.output is not None:
             job = replace(job, output=one.output)
         elif not is_file:
-            job = replace(job, output=output / file_name(name, job))
+            job = replace(job, output=output / file_name(name, job, one.folder))
         if suffixes and job.output.suffix.lower() not in suffixes:
             raise UsageError(
                 f"{job.output}: cannot write {job.output.suffix or 'a name without suffix'}",
@@ -179,11 +193,11 @@ def build(
         if sheet is not None:
             job = replace(job, sheet=sheet_path(job.output, sheet))
         jobs.append(job)
-    _refuse_collisions(jobs)
-    return Plan(tuple(jobs), output.parent if is_file else output)
+    collisions.refuse(jobs)
+    return Plan(tuple(jobs), output.parent if is_file else output, is_file)
 
 
-def file_name(template: str, job: Job) -> str:
+def file_name(template: str, job: Job, folder: str = "") -> str:
     """Fill a name template; long stems are cut so that no file system complains.
 
     Raises:
@@ -193,8 +207,10 @@ def file_name(template: str, job: Job) -> str:
     for item in job.inputs:
         if item.role in FIELDS:
             named.setdefault(FIELDS[item.role], {})[item.path.stem] = None
-    stems = {field: "+".join(names)[:MAX_NAME] for field, names in named.items()}
-    stems["key"] = job.key[:12]
+    stems = {field: _cut("+".join(names)) for field, names in named.items()}
+    stems |= {"key": job.key[:12], "folder": folder or "."}
+    for content in (item for item in job.inputs if item.role == "content"):
+        stems["ext"] = content.path.suffix[1:]
     try:
         filled = template.format(**stems)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -205,6 +221,11 @@ def file_name(template: str, job: Job) -> str:
     if _leaves(Path(filled)) or not Path(filled).name:
         raise UsageError(f"--name {template!r} leaves the output folder", fix="use plain names")
     return filled
+
+
+def _cut(stem: str) -> str:
+    """A stem of at most `MAX_NAME` bytes, of which a character can take four."""
+    return os.fsencode(stem)[:MAX_NAME].decode(sys.getfilesystemencoding(), errors="ignore")
 
 
 def inside(folder: Path, name: Path) -> Path:
@@ -224,6 +245,16 @@ def _leaves(name: Path) -> bool:
     return name.is_absolute() or ".." in name.parts
 
 
+# What a picture for people is called beside the output of each command.
+SHEETS: Mapping[str, str] = {
+    "transfer": "compare",
+    "mask-transfer": "sheet",
+    "switch": "sheet",
+    "invert": "verify",
+    "masks": "overlay",
+}
+
+
 def sheet_path(output: Path, kind: str) -> Path:
     """Where the picture for people goes that belongs to an output.
 
@@ -241,40 +272,13 @@ def shard(plan: Plan, part: tuple[int, int] | None) -> Plan:
     index, count = part
 
     def belongs(job: Job) -> bool:
-        digest = hashlib.sha256(job.output.name.encode()).hexdigest()
+        name = below(plan.folder, job.output)
+        digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
         return int(digest, 16) % count == index - 1
 
     return replace(plan, jobs=tuple(job for job in plan.jobs if belongs(job)))
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """``2/8`` -> ``(2, 8)``; counting starts at 1.
-
-    Raises:
-        UsageError: Anything else.
-    """
-    index, slash, count = text.partition("/")
-    if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise UsageError(f"--shard {text!r} is not i/n", fix="use 1/8 to 8/8")
-
-
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    seen: dict[Path, Job] = {}
-    inputs = {item.path.resolve() for job in jobs for item in job.inputs}
-    for job in jobs:
-        for file in (job.output, job.sheet):
-            if file is None:
-                continue
-            target = file.resolve()
-            if target in seen:
-                raise UsageError(
-                    f"{job.inputs[0].path} and {seen[target].inputs[0].path} would both write "
-                    f"{file}",
-                    fix="use --name with {content}, {style} or {key}",
-                )
-            if target in inputs:
-                raise UsageError(
-                    f"{file} is one of the inputs", fix="write to another file or folder"
-                )
-            seen[target] = job
+def below(folder: Path, file: Path) -> str:
+    """A file's name as the journal of a folder has it."""
+    return (file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)).as_posix()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from stylecli.artifacts import store
+from stylecli.artifacts import journal, store
 from stylecli.artifacts.journal import Journal
 from stylecli.engine import inputs, plan
 from stylecli.engine.estimate import Cost, estimate
 from stylecli.engine.plan import Plan
-from stylecli.engine.run import Maker, Result, execute, pending
+from stylecli.engine.runs import local, shards
+from stylecli.engine.runs.known import Known, pending
+from stylecli.engine.runs.making import Maker, Result, Work
+from stylecli.engine.runs.run import Handling, execute
 from stylecli.engine.session import Session
 from stylecli.errors import InputError, UsageError
 
@@ -25,7 +28,13 @@ class Destination:
     Attributes:
         output: As it was typed: a slash at the end makes it a folder.
         name: Template of file names in a folder.
-        shard: ``i/n``.
+        shard: ``i/n``, or ``auto``.
+        wait: Queue behind another run.
+        limit: At most so many items of work.
+        retry_failed: Only what failed last.
+        max_failures: End the run when so many have failed.
+        strip: Leave out of the files what made them.
+        engine: ``local`` or ``ray``.
     """
 
     output: str
@@ -33,6 +42,11 @@ class Destination:
     shard: str | None = None
     overwrite: bool = False
     wait: bool = False
+    limit: int | None = None
+    retry_failed: bool = False
+    max_failures: int | None = None
+    strip: bool = False
+    engine: str = "local"
 
     @cached_property
     def path(self) -> Path:
@@ -43,9 +57,31 @@ class Destination:
         """``i/n`` as numbers.
 
         Raises:
-            UsageError: Not of that form.
+            UsageError: Not of that form, or ``auto`` where nothing says which part this is.
         """
-        return plan.parse_shard(self.shard) if self.shard is not None else None
+        return shards.parse(self.shard, os.environ) if self.shard is not None else None
+
+    @property
+    def handling(self) -> Handling:
+        return Handling(
+            overwrite=self.overwrite,
+            retry_failed=self.retry_failed,
+            limit=self.limit,
+            max_failures=self.max_failures,
+        )
+
+    @property
+    def work(self) -> Work:
+        """What carries out the jobs.
+
+        Raises:
+            UsageError: An engine that is not installed.
+        """
+        if self.engine == "ray":
+            from stylecli.engine.runs import ray_engine  # an extra
+
+            return ray_engine.work
+        return local.work
 
     def is_file(self, jobs: int, *, from_manifest: bool) -> bool:
         """Whether it names the one file there is to make, rather than a folder.
@@ -91,27 +127,56 @@ class Contents:
             InputError: Nothing was named, or something that does not exist.
             UsageError: A manifest's output leaves the folder.
         """
-        own = output.resolve()
-
-        def is_result(path: Path) -> bool:
-            return path.resolve().is_relative_to(own) and store.read_provenance(path) is not None
-
-        rows = [
-            inputs.Row(path)
-            for path in inputs.expand(
-                self.arguments, stdin=self.stdin, nul=self.nul, leave_out=is_result
-            )
-        ]
+        rows = inputs.contents(
+            self.arguments, stdin=self.stdin, nul=self.nul, leave_out=_Results(output)
+        )
         if self.manifest is not None:
-            rows += [
-                replace(row, output=plan.inside(output, row.output)) if row.output else row
-                for row in inputs.manifest(self.manifest)
-            ]
+            for row in inputs.manifest(self.manifest):
+                with inputs.at(row.place):
+                    own = plan.inside(output, row.output) if row.output else None
+                rows.append(replace(row, output=own))
         if not rows:
             raise InputError(
                 "no content was named", fix="give pictures, folders, globs, - or --manifest"
             )
         return rows
+
+    def plain_rows(self, output: Path) -> list[inputs.Row]:
+        """The same for a command that takes styles and settings from elsewhere.
+
+        Raises:
+            UsageError: A manifest has columns for them; else as `rows`.
+        """
+        rows = self.rows(output)
+        for row in rows:
+            if row.style or row.lora or row.changes:
+                named = row.changes[0][0] if row.changes else "style" if row.style else "lora"
+                raise UsageError(
+                    f"{row.place}  {named} is a column that this command has no use for",
+                    fix="keep the columns content and output",
+                )
+        return rows
+
+
+class _Results:
+    """Tells results in an output folder from contents that lie there too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._known: set[str] | None = None
+        self._resolved: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> bool:
+        # Of 100,000 names, most are settled without asking the disk.
+        if path.parent not in self._resolved:
+            self._resolved[path.parent] = path.parent.resolve()
+        full = self._resolved[path.parent] / path.name
+        if not full.is_relative_to(self._folder):
+            return False
+        if self._known is None:
+            self._known = journal.outputs(self._folder)
+        name = full.relative_to(self._folder).as_posix()
+        return name in self._known or store.read_provenance(path) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +200,8 @@ class Prepared:
 
     def todo(self) -> int:
         """How many jobs are left to do."""
-        return len(pending(self.plan.jobs, overwrite=self.destination.overwrite)[0])
+        known = Known.of(self.plan.folder)
+        return len(pending(self.plan.jobs, known, overwrite=self.destination.overwrite)[0])
 
     def estimate(self) -> Cost:
         """Time and memory if nothing were cached."""
@@ -151,7 +217,7 @@ class Prepared:
             train_px=crop,
         )
 
-    def run(self) -> Iterator[Result]:
+    def run(self) -> Generator[Result, None, None]:
         """Do the work, yielding a result per job.
 
         Raises:
@@ -160,13 +226,18 @@ class Prepared:
             WeightsError: The model cannot be loaded.
             MemoryExhaustedError: Some items did not fit; the others are done.
         """
+        destination = self.destination
+        jobs = self.plan.jobs
+        file = jobs[0].output if self.plan.is_file and jobs else None
         with Journal(
-            self.plan.folder, self.destination.part, wait=self.destination.wait
-        ) as journal:
+            self.plan.folder, destination.part, wait=destination.wait, file=file
+        ) as opened:
             yield from execute(
-                self.plan.jobs,
+                jobs,
                 self.start,
-                journal,
+                opened,
                 self.session.context.reporter,
-                overwrite=self.destination.overwrite,
+                destination.work,
+                destination.handling,
+                destination.part,
             )

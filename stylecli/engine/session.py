@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from stylecli.backbone import registry
 from stylecli.backbone.model import Backbone, fingerprint, load
+from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.engine.context import Reporter, RunContext, resolve
 from stylecli.recipe.schema import Recipe
 
@@ -40,6 +42,20 @@ class Session:
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.folder)
+
+    def check_steps(self, recipe: Recipe) -> None:
+        """Find out before the work whether the model has these steps; its config alone is read.
+
+        Raises:
+            RecipeError: More steps than it was trained with, or an inversion that passes some by.
+            WeightsError: Its scheduler does what DDIM does not.
+        """
+        file = self.folder / "scheduler" / "scheduler_config.json"
+        if not file.is_file():
+            return  # loading says what is missing
+        schedule = NoiseSchedule.from_config(json.loads(file.read_bytes()))
+        steps = schedule.levels(recipe.sampling.steps)
+        schedule.levels(recipe.inversion.steps).restricted_to(steps)
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 from stylecli.artifacts import cache, files, images, store
 from stylecli.engine.mask_backends import network_files
@@ -72,7 +73,9 @@ class StyleWords:
             template=settings.template,
             seed=seed,
         )
-        files.write_atomic(path, files.to_json(asdict(found)).encode())
+        data = files.to_json(asdict(found)).encode()
+        warn = self._session.context.reporter.warn
+        cache.keep(path, partial(files.write_atomic, path, data), warn)
         return found
 
     def _clip(self) -> str:

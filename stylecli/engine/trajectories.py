@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stylecli.artifacts import cache, images, store
-from stylecli.backbone.inversion import Trajectory, invert, null_prediction
+from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import Levels
 from stylecli.engine.context import Reporter
@@ -22,13 +25,39 @@ from stylecli.recipe.schema import Inversion
 SCHEMA_VERSION = 3
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A picture as it is to be inverted.
+
+    Attributes:
+        image: In [0, 1], already at the model's size.
+        picture_sha256: Digest of the picture's own pixels.
+        geometry: How `image` came from the picture.
+        name: Of the picture, for people.
+        changes: What its colours were changed to, as JSON has it.
+    """
+
+    image: Float[Tensor, "1 3 h w"]
+    picture_sha256: str
+    geometry: images.Geometry
+    name: str
+    changes: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A trajectory as its file has it: tensors by name, and the header."""
+
+    tensors: dict[str, Tensor]
+    header: dict[str, str]
+
+    @property
+    def latents(self) -> Float[Tensor, "levels 1 c h w"]:
+        return self.tensors["latents"][:, None]
+
+
 def identity(
-    backbone: Backbone,
-    picture_sha256: str,
-    geometry: images.Geometry,
-    inversion: Inversion,
-    keep: Levels,
-    changes: object = None,
+    backbone: Backbone, view: View, inversion: Inversion, keep: Levels, rows: int = 1
 ) -> dict[str, object]:
     """All that decides a trajectory's values; written into its header, and its key."""
     return {
@@ -38,54 +67,73 @@ def identity(
         "device": backbone.device.type,
         "scheduler": dict(backbone.schedule.config),
         "scaling_factor": backbone.scaling_factor,
-        "picture_sha256": picture_sha256,
-        "changes": changes,
-        "geometry": geometry.as_dict(),
+        "picture_sha256": view.picture_sha256,
+        "changes": view.changes,
+        "geometry": view.geometry.as_dict(),
         "inversion": inversion.model_dump(),
         "timesteps": list(keep.timesteps),
         "prompt": "",
+        # Batches of other sizes may differ in the last bit, and a result is to be made again.
+        **({"rows": rows} if rows > 1 else {}),
     }
 
 
 def find_or_invert(
     backbone: Backbone,
-    image: Tensor,
-    picture_sha256: str,
-    geometry: images.Geometry,
+    views: Sequence[View],
     inversion: Inversion,
     keep: Levels,
     *,
-    changes: object = None,
+    rows: int = 1,
     reporter: Reporter,
-    label: str,
-) -> tuple[Trajectory, Path]:
-    """The trajectory of one picture, and the cache's file that holds it.
+) -> list[Kept]:
+    """The trajectories of some pictures of one size: those the cache has not are made together.
 
     Args:
         backbone: Does the inverting.
-        image: ``(1, 3, h, w)`` in [0, 1], already at the model's size.
-        picture_sha256: Digest of the picture's pixels.
-        geometry: How `image` came from the picture.
+        views: At most `rows` of them.
         inversion: The settings.
         keep: Levels to store.
-        changes: What the picture's colours were changed to, as JSON has it.
+        rows: The model always sees so many at a time, so that equal pictures give equal bits.
         reporter: Told of progress.
-        label: What is being inverted, for people.
 
     Raises:
         ItemError: The model returned NaN or infinity.
     """
-    wanted = identity(backbone, picture_sha256, geometry, inversion, keep, changes)
-    path = cache.cached("trajectories", store.digest(wanted), ".safetensors")
-    if path.exists():
-        found = _read(path, wanted, keep)
-        if found is not None:
-            return Trajectory(keep, found.to(backbone.device)), path
+    wanted = [identity(backbone, view, inversion, keep, rows) for view in views]
+    files = [cache.cached(cache.TRAJECTORIES, store.digest(one), ".safetensors") for one in wanted]
+    found = [
+        _read(path, one, keep) if path.exists() else None
+        for path, one in zip(files, wanted, strict=True)
+    ]
+    # The same picture may be there twice.
+    missing = {path: i for i, path in enumerate(files) if found[i] is None}
+    if missing:
+        chosen = [views[i] for i in missing.values()]
+        made = _inverted(backbone, chosen, inversion, keep, rows, reporter)
+        for latents, (path, i) in zip(made, missing.items(), strict=True):
+            kept = _as_kept(latents, wanted[i], keep)
+            cache.keep(
+                path, partial(store.save_tensors, path, kept.tensors, kept.header), reporter.warn
+            )
+            found = [kept if files[j] == path else one for j, one in enumerate(found)]
+    return [one for one in found if one is not None]
+
+
+def _inverted(
+    backbone: Backbone,
+    views: Sequence[View],
+    inversion: Inversion,
+    keep: Levels,
+    rows: int,
+    reporter: Reporter,
+) -> list[Float[Tensor, "levels c h w"]]:
     levels = backbone.schedule.levels(inversion.steps)
-    with reporter.task(f"invert {label}", len(levels)) as task:
+    filled = [views[min(i, len(views) - 1)].image for i in range(max(rows, len(views)))]
+    with reporter.task(f"invert {together([view.name for view in views])}", len(levels)) as task:
         trajectory = invert(
-            backbone.encode_image(image),
-            null_prediction(backbone, len(image)),
+            backbone.encode_image(torch.cat(filled)),
+            null_prediction(backbone, len(filled)),
             backbone.schedule,
             levels,
             keep=keep,
@@ -96,24 +144,16 @@ def find_or_invert(
         )
     if not torch.isfinite(trajectory.latents).all():
         raise ItemError("inversion gave NaN or infinity", fix="use --dtype float32 or bfloat16")
-    latents = trajectory.latents[:, 0].cpu().contiguous()
-    try:
-        store.save_tensors(
-            path,
-            {
-                "latents": latents,
-                "timesteps": torch.tensor(keep.timesteps),
-                "alphas": torch.tensor(keep.alphas, dtype=torch.float64),
-            },
-            {
-                "format": "pt",
-                "trajectory": json.dumps(wanted, sort_keys=True),
-                "sha256": _sha256(latents),
-            },
-        )
-    except ItemError as error:
-        raise ItemError(error.what, fix=cache.FIX) from error
-    return trajectory, path
+    return [trajectory.latents[:, i].cpu().contiguous() for i in range(len(views))]
+
+
+def together(names: Sequence[str]) -> str:
+    """Some pictures that are made at once, for people.
+
+    >>> together(["a.png"]), together(["a.png", "b.png", "c.png"])
+    ('a.png', 'a.png and 2 more')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,8 +183,25 @@ def _ticker(advance: Callable[[int], None]) -> Callable[[], None]:
     return lambda: advance(1)
 
 
-def _read(path: Path, wanted: dict[str, object], keep: Levels) -> Tensor | None:
-    """Stored latents ``(levels, 1, c, h, w)``; None when damaged or made from something else."""
+def _as_kept(
+    latents: Float[Tensor, "levels c h w"], wanted: dict[str, object], keep: Levels
+) -> Kept:
+    return Kept(
+        {
+            "latents": latents,
+            "timesteps": torch.tensor(keep.timesteps),
+            "alphas": torch.tensor(keep.alphas, dtype=torch.float64),
+        },
+        {
+            "format": "pt",
+            "trajectory": json.dumps(wanted, sort_keys=True),
+            "sha256": _sha256(latents),
+        },
+    )
+
+
+def _read(path: Path, wanted: dict[str, object], keep: Levels) -> Kept | None:
+    """None when damaged or made from something else."""
     try:
         tensors, header = read_file(path)
         found = json.loads(header["trajectory"])
@@ -155,4 +212,5 @@ def _read(path: Path, wanted: dict[str, object], keep: Levels) -> Tensor | None:
         return None
     if header.get("sha256") != _sha256(latents):
         return None
-    return latents[:, None]
+    cache.touch(path)
+    return Kept(tensors, header)

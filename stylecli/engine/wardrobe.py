@@ -9,12 +9,12 @@ from stylecli.artifacts import cache, store
 from stylecli.backbone import lora as lora_files
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
-from stylecli.engine import lora
 from stylecli.engine.context import RunContext
-from stylecli.engine.makers import train_lora
 from stylecli.engine.painting import Part
 from stylecli.engine.plan import Input, Job
-from stylecli.errors import UsageError, WeightsError
+from stylecli.engine.training import lora
+from stylecli.engine.training.lora_maker import train_lora
+from stylecli.errors import DiskFullError, UsageError, WeightsError
 from stylecli.recipe.schema import Recipe
 
 # LoRAs kept in the model between jobs; more would only cost memory.
@@ -72,7 +72,7 @@ class Wardrobe:
         except WeightsError:
             # Nobody but us made that file, so nobody else can mend it.
             self._context.reporter.warn(f"the cached LoRA of {look.path.name} is damaged")
-            path.unlink()
+            path.unlink(missing_ok=True)
             return lora_files.read(self._learn(look), self._backbone.unet)
 
     def _learn(self, look: Input) -> Path:
@@ -85,5 +85,10 @@ class Wardrobe:
         if not path.exists():
             self._context.reporter.note(f"learning the style of {look.path.name}")
             job = Job(key, "train-lora", (look,), path, seed)
-            train_lora(job, self._backbone, self._recipe, self._context, settings=settings)
+            try:
+                train_lora(job, self._backbone, self._recipe, self._context, settings=settings)
+            except DiskFullError as error:
+                # Not the disk of the output, nor the fault of the picture.
+                raise DiskFullError(error.what, fix=cache.FIX) from error
+        cache.touch(path)
         return path

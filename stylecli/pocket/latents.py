@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from stylecli.artifacts import glyphs
-from stylecli.engine import checkpoint
+from stylecli.engine.training import checkpoint
 from stylecli.pocket import grounds
 from stylecli.pocket.data import World, photo_crop, photo_words
 from stylecli.pocket.vae import encode

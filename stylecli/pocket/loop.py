@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, distributed, nn
 
-from stylecli.engine import checkpoint
+from stylecli.engine.training import checkpoint
 
 Losses = dict[str, Tensor]
 MEETING_STEPS = 10

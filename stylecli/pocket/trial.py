@@ -23,7 +23,7 @@ from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.model import Backbone
-from stylecli.engine import lora
+from stylecli.engine.training import lora
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.methods import diffstyler
 from stylecli.pocket import grounds

@@ -64,7 +64,7 @@ class Merged:
 def from_environment(environ: Mapping[str, str]) -> list[Entry]:
     """``STYLE_LORA__RANK=4`` -> ``lora.rank``; an empty variable counts as unset."""
     return [
-        _typed(tuple(name[len(PREFIX) :].lower().split("__")), text, f"environment {name}")
+        typed(tuple(name[len(PREFIX) :].lower().split("__")), text, f"environment {name}")
         for name, text in sorted(environ.items())
         if name.startswith(PREFIX) and "__" in name and text
     ]
@@ -83,11 +83,11 @@ def from_overrides(overrides: Sequence[str]) -> list[Entry]:
             raise RecipeError(
                 f"--set {text} is not KEY=VALUE", fix="such as --set sampling.guidance=7.5"
             )
-        entries.append(_typed(tuple(key.strip().split(".")), value, "--set"))
+        entries.append(typed(tuple(key.strip().split(".")), value, "--set"))
     return entries
 
 
-def _typed(path: Path, text: str, origin: str) -> Entry:
+def typed(path: Path, text: str, origin: str) -> Entry:
     value = scalar(text)
     schema = words.schema_at(path)
     if schema is not None and words.is_text(schema):

@@ -24,7 +24,12 @@ from stylecli.recipe.shorthand import unfold
 from stylecli.recipe.source import Fault, Path, dotted, read
 
 # Names of ours that are not settings; everything else needs a double underscore to be one.
-NOT_KEYS = frozenset({"STYLE_RECIPE", "STYLE_CACHE_DIR", "STYLE_WEIGHTS_DIR"})
+NOT_KEYS = frozenset(
+    {
+        *("STYLE_RECIPE", "STYLE_CACHE_DIR", "STYLE_CACHE_SIZE", "STYLE_WEIGHTS_DIR"),
+        *("STYLE_SHARDS", "STYLE_RAY_ACTORS", "STYLE_EXIT_STATUS", "STYLE_COMMAND"),
+    }
+)
 # The name of what no recipe was laid on.
 DEFAULTS = "defaults"
 _MEMORY = re.compile(r"-(cpu|(\d+)gb)$")

@@ -53,6 +53,12 @@ class Device(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the frozen weights; latents are always float32."
     )
+    batch: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Pictures that the model sees together; a GPU is faster with more.",
+    )
 
 
 class Lora(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from stylecli.artifacts import files
-from stylecli.errors import ItemError
+from stylecli.errors import DiskFullError, ItemError
 from tests.conftest import ROOT
 
 
@@ -47,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_the_old_file_and_no_scrap(small_disk: Path) -> None:
     path = small_disk / "x.png"
     files.write_atomic(path, b"old")
-    with pytest.raises(ItemError, match=r"x\.png cannot be written: No space left") as caught:
+    with pytest.raises(DiskFullError, match=r"x\.png cannot be written: No space left") as caught:
         files.write_atomic(path, bytes(100_000))
     assert "disk" in caught.value.fix
     assert path.read_bytes() == b"old"
@@ -55,18 +56,22 @@ def test_a_full_disk_leaves_the_old_file_and_no_scrap(small_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_disk_that_fails_late_leaves_the_old_file_and_no_scrap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     path = tmp_path / "x.png"
     files.write_atomic(path, b"old")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os if call == "fsync" else Path, call, full)
-    with pytest.raises(ItemError, match="No space left"):
+    monkeypatch.setattr(os if call == "fsync" else Path, call, fail)
+    with pytest.raises(ItemError, match=os.strerror(number)) as caught:
         files.write_atomic(path, b"new")
+    # Room that is missing is missing for all; anything else may be this file's alone.
+    assert isinstance(caught.value, DiskFullError) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert caught.value.exit_status == 3
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
 
@@ -158,12 +163,86 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(
 
 
 def test_sweeping_takes_old_scraps_and_nothing_else(tmp_path: Path) -> None:
-    names = [".x.png.1.aa.part", ".y.png.1.bb.part", "x.png", ".hidden", "model.part"]
+    names = [
+        ".x.png.1.aa.part",
+        ".a\nb.png.0123abcd-1.aa.part",
+        os.fsdecode(b".\xff.png.0123abcd-1.bb.part"),
+        ".y.png.1.bb.part",
+        "x.png",
+        ".hidden",
+        "model.part",
+        ".of-a-browser.part",
+    ]
     for name in names:
         (tmp_path / name).write_bytes(b"")
     two_hours_ago = time.time() - 2 * 3600
-    for name in names[:1] + names[2:]:
+    for name in names[:3] + names[4:]:
         os.utime(tmp_path / name, (two_hours_ago, two_hours_ago))
     files.sweep(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == set(names[1:])
+    assert {file.name for file in tmp_path.iterdir()} == set(names[3:])
     files.sweep(tmp_path / "absent")
+
+
+def killed_while_writing(path: Path) -> Path:
+    """The unfinished file of a process that is no more."""
+    writer = in_a_process(
+        "os.fsync = lambda handle: os.kill(os.getpid(), 9)\n"
+        "files.write_atomic(Path(sys.argv[1]), b'x')",
+        path,
+    )
+    writer.communicate()
+    (scrap,) = path.parent.glob(".*.part")
+    return scrap
+
+
+def test_what_a_killed_run_left_goes_at_once(tmp_path: Path) -> None:
+    scrap = killed_while_writing(tmp_path / "x.png")
+    files.sweep(tmp_path)
+    assert not scrap.exists()
+
+
+def test_what_a_run_is_writing_stays(tmp_path: Path) -> None:
+    writer = in_a_process(
+        "import time\n"
+        "with files.replacing(Path(sys.argv[1])): print('on', flush=True); time.sleep(60)",
+        tmp_path / "theirs.png",
+    )
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with files.replacing(tmp_path / "ours.png") as stream:
+            files.sweep(tmp_path)
+            stream.write(b"x")
+            assert len(list(tmp_path.glob(".*.part"))) == 2
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert (tmp_path / "ours.png").read_bytes() == b"x"
+    files.sweep(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["ours.png"]
+
+
+def test_a_writer_on_another_machine_is_not_judged_from_here(tmp_path: Path) -> None:
+    scrap = killed_while_writing(tmp_path / "x.png")
+    world, rest = scrap.name.removeprefix(".x.png.").split("-", maxsplit=1)
+    assert len(world) == 8
+    elsewhere = tmp_path / f".x.png.{'0' * 8}-{rest}"
+    scrap.rename(elsewhere)
+    files.sweep(tmp_path)
+    assert elsewhere.exists()
+
+
+def test_no_name_of_this_machine_is_in_the_name_of_a_file(tmp_path: Path) -> None:
+    with files.replacing(tmp_path / "x"):
+        (scrap,) = tmp_path.glob(".*.part")
+    assert socket.gethostname() not in scrap.name
+
+
+def test_writing_to_a_folder_clears_away_what_killed_runs_left_there_once(tmp_path: Path) -> None:
+    """Subfolders of an output are nobody's to search: those that are written to are enough."""
+    scraps = [killed_while_writing(tmp_path / name / "x.png") for name in ("one", "two")]
+    files.write_atomic(tmp_path / "one" / "y.png", b"y")
+    assert [scrap.exists() for scrap in scraps] == [False, True]
+    later = killed_while_writing(tmp_path / "one" / "z.png")
+    files.write_atomic(tmp_path / "one" / "y.png", b"y")
+    assert later.exists()

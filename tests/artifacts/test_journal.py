@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from stylecli.artifacts.journal import Journal, latest, rows
-from stylecli.errors import ItemError, LockedError, UsageError
+from stylecli.artifacts.journal import Journal, held, latest, outcomes, rows, runs
+from stylecli.errors import InputError, ItemError, LockedError, UsageError
 from tests.conftest import ROOT
 
 HOLD = (
     "import sys, time; from pathlib import Path; from stylecli.artifacts.journal import Journal\n"
-    "with Journal(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    "shard = tuple(map(int, sys.argv[2:])) or None\n"
+    "with Journal(Path(sys.argv[1]), shard): print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -165,15 +166,118 @@ def test_a_held_journal_is_refused_at_once_and_free_after_a_kill(tmp_path: Path)
             pass
         assert "--wait" in caught.value.fix
         assert caught.value.exit_status == 5
-        with Journal(tmp_path, (1, 2)) as shard:  # another shard is another matter
-            shard.append({"key": "s"})
+        assert held(tmp_path) == {"runs.jsonl": True}
+        with pytest.raises(LockedError), Journal(tmp_path, (1, 2)):
+            pass  # a part of what the other run does
         assert time.monotonic() - started < 5
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
+    assert held(tmp_path) == {"runs.jsonl": False, "runs-1-of-2.jsonl": False}
     with Journal(tmp_path) as journal:
         journal.append({"key": "a"})
-    assert latest(tmp_path).keys() == {"a", "s"}
+    assert latest(tmp_path).keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("mine", "is_free"),
+    [((2, 4), True), ((1, 4), False), ((3, 8), True), ((5, 8), False), ((1, 2), False),
+     (None, False)],
+)  # fmt: skip
+def test_parts_run_side_by_side_where_they_share_no_item(
+    tmp_path: Path, mine: tuple[int, int] | None, is_free: bool
+) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path, "1", "4"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        if is_free:
+            with Journal(tmp_path, mine) as journal:
+                journal.append({"key": "a"})
+        else:
+            with pytest.raises(LockedError), Journal(tmp_path, mine):
+                pass
+        assert held(tmp_path)["runs-1-of-4.jsonl"] is True
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_runs_of_single_files_share_a_folder_and_not_a_file(tmp_path: Path) -> None:
+    with (
+        Journal(tmp_path, file=tmp_path / "a.png") as one,
+        Journal(tmp_path, file=tmp_path / "b.png") as two,
+    ):
+        one.append({"key": "a"})
+        two.append({"key": "b"})
+        with (
+            pytest.raises(LockedError, match=r"a\.png"),
+            Journal(tmp_path, file=tmp_path / "a.png"),
+        ):
+            pass
+    assert latest(tmp_path).keys() == {"a", "b"}
+    assert {file.name for file in tmp_path.iterdir()} == {"runs.jsonl"}
+
+
+def test_two_that_wait_for_each_other_both_come_to_an_end(tmp_path: Path) -> None:
+    """A whole run and a part of it, begun at the same moment, each told to wait."""
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from stylecli.artifacts.journal import Journal\n"
+        "shard = tuple(map(int, sys.argv[2:])) or None\n"
+        "for i in range(3):\n"
+        "    with Journal(Path(sys.argv[1]), shard, wait=True) as journal:\n"
+        "        journal.append({'key': f'{shard}-{i}'}); time.sleep(0.05)"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", script, tmp_path, *part], cwd=ROOT)
+        for part in ((), ("1", "2"))
+    ]
+    assert [one.wait(timeout=60) for one in both] == [0, 0]
+    assert len(latest(tmp_path)) == 6
+
+
+def test_runs_are_told_apart_from_items_and_a_killed_one_has_no_end(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.note("started", run="r1", items=2)
+        journal.append({"key": "a", "status": "done", "run": "r1"})
+        journal.note("ended", run="r1", exit_status=0)
+        journal.note("started", run="r2", items=2)
+    assert [(row["event"], row["run"]) for row in runs(tmp_path)] == [
+        ("started", "r1"), ("ended", "r1"), ("started", "r2")
+    ]  # fmt: skip
+    assert [row["key"] for row in rows(tmp_path)] == ["a"]
+
+
+def test_outcomes_are_the_last_of_each_key(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "a", "status": "failed"})
+        journal.append({"key": "a", "status": "done", "bytes": 3, "sha256": "f"})
+        journal.append({"key": "b", "status": "failed"})
+    found = {key: tuple(outcome)[:3] for (key, _), outcome in outcomes(tmp_path).items()}
+    assert found == {"a": ("done", 3, "f"), "b": ("failed", None, None)}
+
+
+def test_that_something_was_in_the_way_once_says_nothing_of_what_is_there(tmp_path: Path) -> None:
+    in_the_way = {"code": "output_differs", "what": "", "fix": ""}
+    with Journal(tmp_path) as journal:
+        journal.append({"key": "a", "output": "a.png", "status": "done"})
+        journal.append({"key": "b", "output": "a.png", "status": "failed", "error": in_the_way})
+        journal.append({"key": "c", "output": "c.png", "status": "failed", "error": in_the_way})
+    assert {name: row["status"] for name, row in latest(tmp_path).items()} == {
+        "a.png": "done", "c.png": "failed"
+    }  # fmt: skip
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs-1-of-2.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"runs-1-of-2\.jsonl cannot be read"):
+        latest(tmp_path)
 
 
 def test_waiting_queues_behind_the_other_run(tmp_path: Path) -> None:

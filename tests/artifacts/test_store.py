@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,69 @@ def test_digests_follow_content_not_order(tmp_path: Path) -> None:
     first = store.file_sha256(file)
     file.write_bytes(b"three")
     assert store.file_sha256(file) != first
+
+
+# Files that say nothing
+
+
+def png_chunks(data: bytes) -> Iterator[bytes]:
+    at = 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        yield kind
+        at += 12 + length
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Those before the scan, whose own data may hold anything."""
+    at = 2
+    while data[at + 1] != 0xDA:
+        assert data[at] == 0xFF
+        length = int.from_bytes(data[at + 2 : at + 4])
+        yield data[at + 1], data[at + 4 : at + 2 + length]
+        at += 2 + length
+
+
+def webp_chunks(data: bytes) -> Iterator[bytes]:
+    at = 12
+    while at < len(data):
+        kind, length = struct.unpack("<4sI", data[at : at + 8])
+        yield kind
+        at += 8 + length + length % 2
+
+
+def assert_bare(file: Path, secrets: Sequence[str] = ()) -> None:
+    """Nothing is in the file but what it takes to see the picture, and none of the words."""
+    data = file.read_bytes()
+    for word in secrets:
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+            assert word.encode(encoding) not in data, (file.name, word)
+    match file.suffix:
+        case ".png":
+            assert set(png_chunks(data)) == {b"IHDR", b"IDAT", b"IEND"}
+        case ".jpg":
+            # Tables, the frame, and JFIF's fourteen bytes: its name, version and density.
+            segments = list(jpeg_segments(data))
+            assert {marker for marker, _ in segments} == {0xE0, 0xDB, 0xC0, 0xC4}
+            jfif = [held for marker, held in segments if marker == 0xE0]
+            assert jfif == [b"JFIF\0\1\1\0\0\1\0\1\0\0"]
+        case ".webp":
+            assert list(webp_chunks(data)) == [b"VP8L"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_picture_without_provenance_holds_the_same_pixels_and_nothing_else(
+    tmp_path: Path, suffix: str
+) -> None:
+    folder = tmp_path / "secret-folder"
+    plain, bare = folder / f"plain{suffix}", folder / f"bare{suffix}"
+    store.save_image(plain, PIXELS, MADE_BY)
+    with pytest.raises(AssertionError):
+        assert_bare(plain)
+    store.save_image(bare, PIXELS, None)
+    assert_bare(bare, ["secret-folder", "bare", "transfer", Path.home().name + "/"])
+    assert store.read_provenance(bare) is None
+    with Image.open(plain) as one, Image.open(bare) as other:
+        assert one.tobytes() == other.tobytes()
+        assert not other.getexif()
+        assert not {"comment", "exif", "xmp", "icc_profile", store.KEY} & set(other.info)

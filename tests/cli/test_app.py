@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from stylecli import __version__, errors
+from stylecli.cli import bundles
 from stylecli.cli.app import COMMANDS, app, main
 from stylecli.cli.console import console
 from stylecli.errors import StyleError
@@ -24,18 +26,20 @@ TREE = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(
 STATUS = {
     "unexpected": 1,
     "below_threshold": 1,
+    "not_reproduced": 1,
     "usage": 2,
     "recipe": 2,
     "input": 2,
     "item": 3,
     "image": 3,
+    "disk_full": 3,
     "output_differs": 3,
     "weights": 4,
     "locked": 5,
     "memory": 6,
 }
 # Looking at a page must not take more than one screen.
-SCREEN_LINES = 48
+SCREEN_LINES = 50
 
 
 @pytest.fixture
@@ -220,6 +224,19 @@ def test_a_line_that_cannot_be_parsed_still_ends_with_a_summary(style: Style) ->
     done = style("recipes", "list", "--nonsense", "--json")
     assert done.summary["exit_status"] == 2
     assert done.summary["error"]["code"] == "usage"
+
+
+# Bundles of options.
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_what_is_given_for_an_option_arrives_wherever_it_is_bundled(command: object) -> None:
+    run = command.run  # type: ignore[attr-defined]
+    given = {parameter.name: object() for parameter in bundles.parameters(run)}
+    arrived: dict[str, object] = {}
+    for name, value in bundles.gathered(run, given).items():
+        arrived |= vars(value) if is_dataclass(value) else {name: value}
+    assert arrived == given
 
 
 # Help.

@@ -92,6 +92,19 @@ def test_cache_list_sums_up_by_kind(style: Style) -> None:
     ]
 
 
+@pytest.mark.usefixtures("cache")
+def test_cache_list_tells_how_much_it_may_hold(
+    style: Style, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "holds  3.0 MB of 20.0 GB (STYLE_CACHE_SIZE)" in style("cache", "list").err
+    monkeypatch.setenv("STYLE_CACHE_SIZE", "500MB")
+    assert "holds  3.0 MB of 500.0 MB" in style("cache", "list").err
+    monkeypatch.setenv("STYLE_CACHE_SIZE", "0")
+    assert "holds  3.0 MB of any size" in style("cache", "list").err
+    monkeypatch.setenv("STYLE_CACHE_SIZE", "much")
+    assert style("cache", "list").status == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "left"),
     [

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from stylecli.cli import console as module
+from stylecli.cli import progress as module
 from stylecli.cli.console import Console
 
 BAR = """
@@ -111,6 +111,35 @@ def test_progress_on_a_terminal_is_a_bar_that_leaves_stdout_alone() -> None:
     assert b"note 1" in drawn
 
 
+CLOSED = """
+from stylecli.cli.console import console
+with console.task("outer", 2) as outer:
+    print("ready", flush=True)
+    input()
+    with console.task("inner", 3) as inner:
+        inner.advance(3)
+    console.warn("to nobody")
+print("done", flush=True)
+"""
+
+
+def test_a_terminal_that_was_closed_ends_no_work() -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.close(leader)
+    os.close(follower)
+    out, _ = process.communicate(b"\n")
+    assert (process.returncode, out) == (0, b"done\n")
+
+
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
@@ -136,7 +165,7 @@ def test_a_long_list_of_failures_is_cut(
     for i in range(25):
         console.result({"status": "failed", "output": f"{i}.png", "error": {"what": "no"}})
     capsys.readouterr()
-    console.close(3, None)
+    console.close("", 3, None)
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith("error  25 of 25 items failed: 0.png, 1.png")
     assert first.endswith("19.png and 5 more")

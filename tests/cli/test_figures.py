@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from stylecli.artifacts import journal
 from tests.cli.conftest import draw
 from tests.cli.test_transfer import counted_rows
 from tests.conftest import Outcome, Style
@@ -72,7 +72,7 @@ def test_a_sweep_is_one_picture_with_its_figures_and_is_made_once(desk: Desk) ->
         ("attention", (0, 3)),
     }
     assert desk.picture("grid.png").size == (found["width"], found["height"])
-    (row,) = map(json.loads, (desk.folder / "runs.jsonl").read_text().splitlines())
+    (row,) = journal.rows(desk.folder)
     assert row["details"] == found
     before = (desk.folder / "grid.png").read_bytes()
     with counted_rows() as rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stylecli.artifacts import journal
 from tests.cli.conftest import draw, finish, start
 
 pytestmark = pytest.mark.slow
@@ -66,8 +66,7 @@ def test_a_cron_job_survives_a_crash_and_makes_only_what_is_missing(
     quiet = finish(job())
     assert quiet.status == 0
     assert quiet.summary["counts"] == {"skipped": 7, "items": 7}
-    done = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
-    assert len({row["key"] for row in done if row["status"] == "done"}) == 7
+    assert len({row["key"] for row in journal.rows(out) if row["status"] == "done"}) == 7
 
 
 def test_killed_training_resumes_to_the_same_bytes(recipe: Path, tmp_path: Path) -> None:
@@ -107,15 +106,48 @@ def test_an_interrupted_run_says_so_and_leaves_nothing_half_written(
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_second_run_on_the_same_folder_exits_5_at_once(recipe: Path, tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_file_exits_5_at_once(recipe: Path, tmp_path: Path) -> None:
     painting = draw(tmp_path / "painting.png", seed=7)
-    first = start("train-lora", painting, "-o", tmp_path / "x.safetensors", "-r", recipe,
-                  "--steps", "5000")  # fmt: skip
+
+    def train(name: str, *options: str) -> subprocess.Popen[str]:
+        return start("train-lora", painting, "-o", tmp_path / name, "-r", recipe, *options)
+
+    first = train("x.safetensors", "--steps", "5000")
     wait_for((tmp_path / ".x.safetensors.state.safetensors").exists, first)
-    second = finish(start("train-lora", painting, "-o", tmp_path / "y.safetensors", "-r", recipe))
+    second = finish(train("x.safetensors", "--steps", "5000"))
+    beside = finish(train("y.safetensors"))
     first.kill()
     first.communicate()
     assert second.status == 5
     assert "--wait" in second.err
-    third = finish(start("train-lora", painting, "-o", tmp_path / "y.safetensors", "-r", recipe))
-    assert third.status == 0, "the lock of a killed run must be free"
+    assert beside.status == 0, "another file of the folder is nobody's business"
+    again = finish(train("x.safetensors", "--overwrite"))
+    assert again.status == 0, "the lock of a killed run must be free"
+
+
+def test_a_folder_has_one_run_at_a_time_and_its_parts_their_own(
+    recipe: Path, tmp_path: Path
+) -> None:
+    painting = draw(tmp_path / "painting.png", seed=7)
+    lora = tmp_path / "style.safetensors"
+    assert finish(start("train-lora", painting, "-o", lora, "-r", recipe)).status == 0
+    for i in range(30):
+        draw(tmp_path / "in" / f"{i:02}.png", seed=i)
+    out = tmp_path / "out"
+
+    def job(*options: str) -> subprocess.Popen[str]:
+        return start("transfer", tmp_path / "in", "-l", lora, "-o", f"{out}/", "-r", recipe,
+                     "--json", *options)  # fmt: skip
+
+    first = job("--shard", "1/2")
+    wait_for(lambda: pictures(out), first)
+    whole, same, other = job(), job("--shard", "1/2"), job("--shard", "2/2")
+    assert [finish(one).status for one in (whole, same, other)] == [5, 5, 0]
+    waited = job("--wait")
+    assert finish(first).status == 0
+    done = finish(waited)
+    assert done.status == 0
+    assert done.summary["counts"] == {"skipped": 30, "items": 30}
+    assert len(pictures(out)) == 30
+    rows = [row for row in journal.rows(out) if row["status"] == "done"]
+    assert len(rows) == len({row["output"] for row in rows}) == 30

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from stylecli.artifacts import journal
 from tests.cli.conftest import draw
 from tests.conftest import Style
 
@@ -116,7 +117,7 @@ def test_a_second_run_does_nothing_and_says_so(
     assert second.summary["counts"] == {"skipped": 1, "items": 1}
     assert not rows
     assert (tmp_path / "out.png").stat().st_mtime_ns == before
-    assert (tmp_path / "runs.jsonl").read_text().count('"transfer"') == 1
+    assert [row["command"] for row in journal.rows(tmp_path)].count("transfer") == 1
 
 
 def test_an_output_made_from_something_else_is_kept_unless_overwrite(
@@ -417,7 +418,7 @@ def test_the_journal_says_what_failed_without_saying_where_it_was(
     done = style("transfer", folder, "-l", lora, "-o", out, "-r", recipe, "--json")
     assert str(folder / "torn.png") in done.rows[0]["error"]["what"]
     assert done.rows[0]["output"] == str(out / "torn__painting.png")
-    (row,) = map(json.loads, (out / "runs.jsonl").read_text().splitlines())
+    (row,) = journal.rows(out)
     assert row["error"]["what"].startswith("torn.png: ")
     assert str(tmp_path) not in json.dumps(row)
 
@@ -437,15 +438,15 @@ def test_a_picture_too_large_for_the_memory_fails_alone_and_the_run_ends_with_6(
     from stylecli.engine.painter import Painter
 
     tried: list[str] = []
-    paint = Painter.paint
+    paint = Painter.paint_together
 
-    def short_of_memory(self: Painter, content: Any, *given: Any, **named: Any) -> Any:
-        tried.append(content.path.name)
-        if content.path.name == "large.png":
+    def short_of_memory(self: Painter, canvases: Any, *given: Any) -> Any:
+        tried.append(canvases[0].name)
+        if canvases[0].name == "large.png":
             raise torch.OutOfMemoryError
-        return paint(self, content, *given, **named)
+        return paint(self, canvases, *given)
 
-    monkeypatch.setattr(Painter, "paint", short_of_memory)
+    monkeypatch.setattr(Painter, "paint_together", short_of_memory)
     folder = tmp_path / "in"
     for i, name in enumerate(("a.png", "large.png", "z.png")):
         draw(folder / name, seed=i)
@@ -475,7 +476,7 @@ def test_invert_takes_names_and_no_styles(
     manifest = tmp_path / "jobs.jsonl"
     manifest.write_text('{"content": "photo.png", "style": "painting.png"}')
     refused = style("invert", "--manifest", manifest, "-o", out, "-r", recipe)
-    assert (refused.status, "names styles" in refused.err) == (2, True)
+    assert (refused.status, "style is a column" in refused.err) == (2, True)
 
 
 def test_a_local_model_without_a_recipe_is_used_at_its_own_size(
@@ -498,12 +499,12 @@ def test_a_row_that_a_killed_run_owed_is_written_by_the_next(
 ) -> None:
     command = ("transfer", content, "-l", lora, "-o", tmp_path / "out/", "-r", recipe, "--json")
     assert style(*command).status == 0
-    journal = tmp_path / "out" / "runs.jsonl"
-    (before,) = map(json.loads, journal.read_text().splitlines())
-    journal.unlink()
+    out = tmp_path / "out"
+    (before,) = journal.rows(out)
+    (out / "runs.jsonl").unlink()
     for _ in range(2):
         assert style(*command).summary["counts"] == {"skipped": 1, "items": 1}
-        (row,) = map(json.loads, journal.read_text().splitlines())
+        (row,) = journal.rows(out)
         assert (row["key"], row["status"]) == (before["key"], "done")
 
 

@@ -38,7 +38,7 @@ def test_a_line_to_copy_names_what_exists(page: str, line: str, style: Style) ->
         # A group, or several verbs at once (`models list|pull`).
         assert {n.split()[0] for n in names} & {words[1]}, line
         return
-    page_of_help = style(*name.split(), "--help").out
+    page_of_help = style(*name.split(), "--help-all").out or style(*name.split(), "--help").out
     for word in words[2:]:
         if word.startswith("-") and word != "-":
             assert re.search(

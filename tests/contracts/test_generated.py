@@ -49,7 +49,8 @@ Every key, what it accepts and its built-in default. Shipped recipes change some
 CLI = """\
 # Commands
 
-What `style COMMAND --help` says. Every command also takes `-h`.
+What `style COMMAND --help` says, or `--help-all` where a command has one: `--help` then leaves out
+the panel "Unattended". Every command also takes `-h`.
 {pages}"""
 
 PAGES = ["", *GROUPS, *(command.name for command in COMMANDS)]
@@ -88,7 +89,10 @@ def test_the_recipe_page_is_current(committed: Committed) -> None:
 
 
 def help_page(style: Style, command: str) -> str:
-    done = style(*command.split(), "--help")
+    words = command.split()
+    done = style(*words, "--help-all")
+    if done.status:
+        done = style(*words, "--help")
     assert done.status == 0
     return "\n".join(line.rstrip() for line in done.out.strip("\n").splitlines()) + "\n"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine import inputs
 from stylecli.errors import InputError
 
@@ -39,7 +40,7 @@ def test_what_is_to_be_left_out_stays_when_it_is_named(folder: Path) -> None:
     assert names(inputs.expand(["b.png"], leave_out=is_b)) == ["b.png"]
 
 
-@pytest.mark.parametrize("suffix", sorted(inputs.IMAGE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 def test_every_kind_that_a_folder_is_searched_for_can_be_read(tmp_path: Path, suffix: str) -> None:
     from PIL import Image, features
 
@@ -101,9 +102,37 @@ def test_manifest_inputs_count_from_its_folder_and_outputs_do_not(folder: Path) 
         assert row.output == Path("o.png")
 
 
-def test_a_line_of_a_manifest_may_not_name_what_is_not_there(folder: Path) -> None:
-    (folder / "jobs.csv").write_text('content,output\nb.png,"two\nlines.png"\nabsent.png,x.png\n')
-    with pytest.raises(InputError, match=r"jobs\.csv:4  .*absent\.png does not exist"):
+def test_a_content_that_is_gone_is_an_item_and_not_the_end_of_a_list(folder: Path) -> None:
+    (folder / "jobs.csv").write_text("content,output\nb.png,b.png\nabsent.png,x.png\n")
+    assert [row.content.name for row in inputs.manifest(folder / "jobs.csv")] == [
+        "b.png", "absent.png"
+    ]  # fmt: skip
+    found = inputs.expand(["-"], stdin=io.StringIO("b.png\nabsent.png\n").read)
+    assert names(found) == ["b.png", "absent.png"]
+
+
+def test_a_list_of_which_nothing_is_there_is_refused_with_its_first_name(folder: Path) -> None:
+    (folder / "jobs.csv").write_text('content,output\nabsent.png,"two\nlines.png"\nsub,x.png\n')
+    with pytest.raises(InputError, match=r"jobs\.csv:3  .*absent\.png does not exist"):
+        inputs.manifest(folder / "jobs.csv")
+    with pytest.raises(InputError, match=r"^absent\.png does not exist"):
+        inputs.expand(["-"], stdin=io.StringIO("absent.png\ngone.png\n").read)
+    (folder / "jobs.csv").write_text("content\nsub\n")
+    with pytest.raises(InputError, match="sub is a folder"):
+        inputs.manifest(folder / "jobs.csv")
+
+
+@pytest.mark.parametrize("value", ["5", '["b.png"]', "{}", "true"])
+def test_what_is_no_name_is_told_with_its_line_and_column(folder: Path, value: str) -> None:
+    (folder / "jobs.jsonl").write_text(f'{{"content": "b.png", "output": {value}}}\n')
+    with pytest.raises(InputError, match=r"jobs\.jsonl:1  output is ") as caught:
+        inputs.manifest(folder / "jobs.jsonl")
+    assert value in caught.value.what
+
+
+def test_a_quote_that_never_ends_is_told_with_its_line(folder: Path) -> None:
+    (folder / "jobs.csv").write_text('content\n"' + "x" * 200_000)
+    with pytest.raises(InputError, match=r"jobs\.csv:\d"):
         inputs.manifest(folder / "jobs.csv")
 
 

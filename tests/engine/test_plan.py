@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylecli.engine import plan, restyle
+from stylecli.engine import asking, plan
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe, Sampling
@@ -45,10 +45,10 @@ def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) ->
 def test_every_field_that_shapes_a_picture_counts() -> None:
     """The settings reach the key as one dump, so a field that is dumped is a field that counts."""
     recipe = Recipe()
-    with_masks = restyle.decisive(recipe, with_masks=True)
+    with_masks = asking.decisive(recipe, with_masks=True)
     assert set(with_masks) == {"lora", "inversion", "sampling", "injection", "masks"}
     worded = Recipe(sampling=Sampling(prompt_from_style=True))
-    assert set(restyle.decisive(worded, with_masks=False)) - set(with_masks) == {"words"}
+    assert set(asking.decisive(worded, with_masks=False)) - set(with_masks) == {"words"}
     left_out = {
         "sampling": {"schedule", "regions", "width", "height"},
         "injection": {"preset"},
@@ -57,11 +57,9 @@ def test_every_field_that_shapes_a_picture_counts() -> None:
     for section, values in with_masks.items():
         fields = set(type(getattr(recipe, section)).model_fields)
         assert set(values) == fields - left_out.get(section, set())
-    without = restyle.decisive(recipe, with_masks=False)
+    without = asking.decisive(recipe, with_masks=False)
     assert set(without) == set(with_masks) - {"masks"}
-    assert set(with_masks["sampling"]) - set(without["sampling"]) == restyle.OF_REGIONS - {
-        "regions"
-    }
+    assert set(with_masks["sampling"]) - set(without["sampling"]) == asking.OF_REGIONS - {"regions"}
 
 
 @given(
@@ -73,16 +71,6 @@ def test_shards_are_a_partition(names: list[str], count: int) -> None:
     whole = plan.Plan(jobs, Path())
     parts = [plan.shard(whole, (i, count)).jobs for i in range(1, count + 1)]
     assert sorted(job.key for part in parts for job in part) == sorted(names)
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/5", ""])
-def test_a_shard_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        plan.parse_shard(text)
-
-
-def test_shards_are_counted_from_one() -> None:
-    assert plan.parse_shard("3/8") == (3, 8)
 
 
 @pytest.mark.parametrize("template", ["{who}.png", "../{content}.png", "/{content}.png", "{", ""])

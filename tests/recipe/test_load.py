@@ -167,7 +167,7 @@ def test_all_faults_are_told_at_once_in_reading_order(tmp_path: Path) -> None:
 
 def test_a_key_like_no_other_is_told_its_neighbours() -> None:
     (fault,) = faults("pocket-cpu", "device.zzz=1")
-    assert fault == "--set  device.zzz  unknown key; known here: name, dtype"
+    assert fault == "--set  device.zzz  unknown key; known here: name, dtype, batch"
 
 
 def test_thresholds_beyond_the_steps_are_refused_with_the_allowed_range(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying, options
 from stylecli.cli.console import console
 from stylecli.cli.options import (
     BackboneOpt,
@@ -25,7 +25,7 @@ from stylecli.errors import UsageError
 
 if TYPE_CHECKING:
     from stylecli.engine.glyph_bench.gains import Gain
-    from stylecli.engine.run import Result
+    from stylecli.engine.runs.making import Result
 
 QUESTIONS = "Questions"
 
@@ -110,7 +110,7 @@ def bench_glyphs(
     wait: WaitOpt = False,
 ) -> None:
     """Restyle icons whose restyled form exists, and measure how near to it the result comes."""
-    resolved = options.settings(
+    resolved = carrying.settings(
         recipe,
         overrides,
         {"backbone.id": backbone, "device.name": device, "evaluate.preset": "paired"},

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from stylecli.cli.carrying import settings
 from stylecli.cli.console import console, size
-from stylecli.cli.options import DryRunOpt, SetOpt, examples, given, settings
+from stylecli.cli.options import DryRunOpt, SetOpt, examples, given
 from stylecli.errors import RecipeError, UsageError
 
 
@@ -90,8 +91,14 @@ def cache_list() -> None:
     """Show what the cache holds, and where it is."""
     from stylecli.artifacts import cache
 
+    limit = cache.size_limit()
+    shelves = cache.shelves(cache.cache_dir())
     console.note(f"cache  {cache.cache_dir()}")
-    for shelf in cache.shelves(cache.cache_dir()):
+    console.note(
+        f"holds  {size(sum(shelf.bytes for shelf in shelves))} of "
+        f"{'any size' if limit is None else size(limit)} ({cache.SIZE})"
+    )
+    for shelf in shelves:
         console.result(
             {"kind": shelf.kind, "files": shelf.files, "bytes": shelf.bytes},
             text=f"{shelf.kind:<16}{shelf.files:>8} files {size(shelf.bytes):>12}",

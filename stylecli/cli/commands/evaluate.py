@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying, options
 from stylecli.cli.console import console
 from stylecli.cli.options import (
     AllowDownloadOpt,
@@ -157,7 +157,7 @@ def evaluate(
     if metrics is not None and metrics.partition(":")[0] == LIST:
         _list(metrics.partition(":")[2])
         return
-    resolved = options.settings(
+    resolved = carrying.settings(
         recipe,
         overrides,
         {

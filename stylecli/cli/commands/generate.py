@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying, options
+from stylecli.cli.bundles import Outputs, Seeded
 from stylecli.cli.commands.transfer import LoraOpt, StyleOpt
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    AllowDownloadOpt,
-    BackboneOpt,
-    DeviceOpt,
-    DryRunOpt,
-    DtypeOpt,
+    RUN,
+    SETTINGS,
+    BatchOpt,
     GuidanceOpt,
-    NameOpt,
-    OutputOpt,
-    OverwriteOpt,
-    RecipeOpt,
     RegionOpt,
     ScheduleOpt,
-    SeedOpt,
-    SetOpt,
-    ShardOpt,
-    WaitOpt,
     examples,
     given,
+    given_path,
 )
+from stylecli.cli.unattended import Running
 
 PromptsOpt = Annotated[
     list[str] | None,
@@ -48,7 +42,17 @@ PromptFileOpt = Annotated[
         metavar="FILE",
         parser=given,
         help="One prompt a line; - is standard input.",
-        rich_help_panel="Run",
+        rich_help_panel=RUN,
+    ),
+]
+WordsOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="FILE",
+        parser=given_path,
+        help="Rows of prompt, style, lora, output, …; .jsonl or .csv.",
+        rich_help_panel=RUN,
     ),
 ]
 CountOpt = Annotated[
@@ -60,7 +64,7 @@ SizeOpt = Annotated[
         "--size",
         metavar="WxH",
         help="In pixels, or one side of a square.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 
@@ -70,7 +74,9 @@ SizeOpt = Annotated[
     "style generate -p 'a house' --region sky.png=ink.png@stars --size 256x128 -o out/ --count 4",
 )
 def generate(
-    output: OutputOpt,
+    outputs: Outputs,
+    settings: Seeded,
+    running: Running,
     prompt: PromptsOpt = None,
     style: StyleOpt = None,
     lora: LoraOpt = None,
@@ -78,50 +84,35 @@ def generate(
     schedule: ScheduleOpt = None,
     count: CountOpt = 1,
     prompts: PromptFileOpt = None,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
+    manifest: WordsOpt = None,
     guidance: GuidanceOpt = None,
+    batch: BatchOpt = None,
     size: SizeOpt = None,
-    name: NameOpt = None,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
     """Draw pictures from words, with the same LoRAs, regions and schedules."""
     width, height = options.sides(size)
-    resolved = options.settings(
-        recipe,
-        overrides,
+    resolved = settings.resolved(
         {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "sampling.seed": seed,
             "sampling.guidance": guidance,
+            "device.batch": batch,
             "sampling.regions": region or None,
             "sampling.schedule": schedule,
             "sampling.width": width,
             "sampling.height": height,
-        },
+        }
     )
+    submission = running.submission(outputs)
     from stylecli.engine import generate as generation
-    from stylecli.engine import request
 
     prepared = generation.generate(
-        resolved.recipe,
+        running.recipe(resolved),
         generation.Words.of(
-            prompt or [], prompts, sys.stdin.read() if prompts == "-" else "", count
+            prompt or [], prompts, sys.stdin.read() if prompts == "-" else "", count, manifest
         ),
-        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
+        running.destination(outputs),
         console,
         styles=style or [],
         loras=lora or [],
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

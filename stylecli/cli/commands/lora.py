@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying
+from stylecli.cli.bundles import Outputs, Seeded
 from stylecli.cli.console import console
-from stylecli.cli.options import (
-    AllowDownloadOpt,
-    BackboneOpt,
-    DeviceOpt,
-    DryRunOpt,
-    DtypeOpt,
-    OutputOpt,
-    OverwriteOpt,
-    RecipeOpt,
-    SeedOpt,
-    SetOpt,
-    WaitOpt,
-    examples,
-    given,
-)
+from stylecli.cli.options import OUTPUT, SETTINGS, examples, given, given_path
+from stylecli.cli.unattended import Running
+from stylecli.errors import ItemError, StyleError
 
 StyleArg = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="STYLE", parser=given, help="Pictures of one style: files, folders or globs."
+    ),
+]
+EachOpt = Annotated[
+    bool, typer.Option("--each", help="One LoRA of every picture; -o is a folder then.")
+]
+ManifestOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="FILE",
+        parser=given_path,
+        help="One LoRA a row of style, output, prompt, lora.*; .jsonl or .csv.",
     ),
 ]
 PromptOpt = Annotated[
@@ -36,16 +40,16 @@ PromptOpt = Annotated[
         "--prompt",
         metavar="TEXT",
         help="Caption of the style; a .txt beside a picture wins.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 StepsOpt = Annotated[
     int | None,
-    typer.Option("--steps", metavar="N", help="Optimiser steps.", rich_help_panel="Settings"),
+    typer.Option("--steps", metavar="N", help="Optimiser steps.", rich_help_panel=SETTINGS),
 ]
 RankOpt = Annotated[
     int | None,
-    typer.Option("--rank", metavar="R", help="LoRA rank.", rich_help_panel="Settings"),
+    typer.Option("--rank", metavar="R", help="LoRA rank.", rich_help_panel=SETTINGS),
 ]
 FormatOpt = Annotated[
     str | None,
@@ -53,55 +57,71 @@ FormatOpt = Annotated[
         "--format",
         metavar="F",
         help="diffusers, kohya, comfy (files) or peft (a folder).",
-        rich_help_panel="Output",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 
 @examples(
     "style train-lora painting.jpg -o painting.safetensors",
-    "style train-lora sketches/ -o sketch.safetensors --prompt 'a <sss> pencil sketch'",
+    "style train-lora paintings/ --each -o loras/",
 )
 def train_lora(
-    style: StyleArg,
-    output: OutputOpt,
+    output: Outputs,
+    settings: Seeded,
+    running: Running,
+    style: StyleArg = None,
+    each: EachOpt = False,
+    manifest: ManifestOpt = None,
     prompt: PromptOpt = None,
     steps: StepsOpt = None,
     rank: RankOpt = None,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
     layout: FormatOpt = None,
-    overwrite: OverwriteOpt = False,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
-    """Learn a style from one or more pictures. Run it again to resume."""
-    resolved = options.settings(
-        recipe,
-        overrides,
+    """Learn a style from one or more pictures. Run it again to resume.
+
+    Several processes train together: torchrun --nproc-per-node 2 -m stylecli train-lora …
+    """
+    resolved = settings.resolved(
         {
             "lora.prompt": prompt,
             "lora.steps": steps,
             "lora.rank": rank,
             "lora.format": layout,
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "sampling.seed": seed,
-        },
+        }
     )
-    from stylecli.engine import commands, request
+    submission = running.submission(output)
+    from stylecli.engine import commands
+    from stylecli.engine.runs import processes
+    from stylecli.engine.training import lora_maker
 
-    prepared = commands.train_lora(
-        resolved.recipe,
-        style,
-        request.Destination(output=output, overwrite=overwrite, wait=wait),
+    if doubt := processes.doubt(os.environ):
+        console.warn(doubt)
+    prepare = partial(
+        commands.train_lora,
+        running.recipe(resolved),
+        style or [],
+        running.destination(output),
         console,
-        allow_download=allow_download,
+        manifest=manifest,
+        each=each,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    with processes.joined(os.environ, shard=running.shard) as team:
+        if not team.leads:
+            console.set_mode(quiet=True, debug=console.debug)
+            status = lora_maker.follow(prepare, team)
+        else:
+            with team.same_fate():
+                prepared = prepare(team=team)
+            try:
+                carrying.carry_out(
+                    prepared, resolved, dry_run=running.dry_run, submission=submission
+                )
+            except StyleError as error:
+                team.dismiss(error.exit_status)
+                raise
+            status = ItemError.exit_status if console.counts["failed"] else 0
+            team.dismiss(status)
+    if not team.leads:
+        raise typer.Exit(status)

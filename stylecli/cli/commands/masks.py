@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying
+from stylecli.cli.bundles import Inputs, Outputs, Seeded
 from stylecli.cli.console import console
-from stylecli.cli.options import (
-    AllowDownloadOpt,
-    BackboneOpt,
-    ContentArg,
-    DeviceOpt,
-    DryRunOpt,
-    DtypeOpt,
-    ManifestOpt,
-    NameOpt,
-    NulOpt,
-    OutputOpt,
-    OverwriteOpt,
-    RecipeOpt,
-    SeedOpt,
-    SetOpt,
-    ShardOpt,
-    WaitOpt,
-    examples,
-    given,
-)
+from stylecli.cli.options import examples, given
+from stylecli.cli.unattended import Running
 
 FIND = "Find"
 
@@ -84,51 +66,30 @@ AllOpt = Annotated[
     "style masks photos/ -o regions/",
 )
 def masks(
-    output: OutputOpt,
-    content: ContentArg = None,
+    *,
+    outputs: Outputs,
     text: TextOpt = None,
     point: PointOpt = None,
     box: BoxOpt = None,
     backend: BackendOpt = None,
     every: AllOpt = False,
-    manifest: ManifestOpt = None,
-    nul: NulOpt = False,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
-    name: NameOpt = None,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
+    inputs: Inputs,
+    settings: Seeded,
+    running: Running,
 ) -> None:
     """Find regions of pictures: what words name, what lies at a place, or all there are."""
-    resolved = options.settings(
-        recipe,
-        overrides,
-        {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "masks.backend": backend,
-            "sampling.seed": seed,
-        },
-    )
+    resolved = settings.resolved({"masks.backend": backend})
+    submission = running.submission(outputs)
     from stylecli.engine import masks as work
-    from stylecli.engine import request
     from stylecli.engine.places import Asked
 
     prepared = work.masks(
-        resolved.recipe,
-        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
-        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
+        running.recipe(resolved),
+        inputs.contents(),
+        running.destination(outputs),
         console,
         asked=Asked.of(text or [], point or [], box or []),
         every=every,
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

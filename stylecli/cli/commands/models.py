@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stylecli.cli.carrying import settings
 from stylecli.cli.console import console, size
 from stylecli.cli.options import (
     BackboneOpt,
@@ -16,7 +17,6 @@ from stylecli.cli.options import (
     RecipeOpt,
     WeightsDirOpt,
     examples,
-    settings,
 )
 from stylecli.errors import InputError, StyleError, UsageError, WeightsError
 

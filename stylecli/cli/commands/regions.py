@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying
+from stylecli.cli.bundles import Inputs, Outputs, Seeded
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    AllowDownloadOpt,
-    BackboneOpt,
-    ContentArg,
-    DeviceOpt,
-    DryRunOpt,
-    DtypeOpt,
+    SETTINGS,
+    BatchOpt,
     GuidanceOpt,
-    ManifestOpt,
-    NameOpt,
-    NulOpt,
-    OutputOpt,
-    OverwriteOpt,
     PromptOpt,
-    RecipeOpt,
     RegionOpt,
     ScheduleOpt,
-    SeedOpt,
-    SetOpt,
-    ShardOpt,
     SheetOpt,
-    WaitOpt,
     examples,
 )
+from stylecli.cli.unattended import Running
 
 FeatherOpt = Annotated[
     float | None,
@@ -40,7 +27,7 @@ FeatherOpt = Annotated[
         "--feather",
         metavar="PX",
         help="Soften the masks, in px of the model's size.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 OverlapOpt = Annotated[
@@ -49,7 +36,7 @@ OverlapOpt = Annotated[
         "--overlap",
         metavar="HOW",
         help="over (later on top), normalise or error.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 BackgroundOpt = Annotated[
@@ -58,7 +45,7 @@ BackgroundOpt = Annotated[
         "--background",
         metavar="HOW",
         help="source: the content itself; denoise: repainted.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 NoCompositeOpt = Annotated[
@@ -66,7 +53,7 @@ NoCompositeOpt = Annotated[
     typer.Option(
         "--no-composite",
         help="The decoded picture; else only regions are pasted.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 
@@ -76,58 +63,43 @@ NoCompositeOpt = Annotated[
     "style mask-transfer photo.jpg --region 'text:sky=ink.png@a sky in ink' -o out.png",
 )
 def mask_transfer(
-    output: OutputOpt,
-    content: ContentArg = None,
+    outputs: Outputs,
+    inputs: Inputs,
+    settings: Seeded,
+    running: Running,
     region: RegionOpt = None,
-    manifest: ManifestOpt = None,
-    nul: NulOpt = False,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
     guidance: GuidanceOpt = None,
+    batch: BatchOpt = None,
     feather: FeatherOpt = None,
     overlap: OverlapOpt = None,
     background: BackgroundOpt = None,
     no_composite: NoCompositeOpt = False,
-    name: NameOpt = None,
     sheet: SheetOpt = False,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
     """Restyle regions of pictures, each in its own LoRA; all other pixels stay as they are."""
-    resolved = options.settings(
-        recipe,
-        overrides,
+    resolved = settings.resolved(
         {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "sampling.seed": seed,
             "sampling.guidance": guidance,
+            "device.batch": batch,
             "sampling.regions": region or None,
             "sampling.overlap": overlap,
             "sampling.background": background,
             "sampling.composite": "none" if no_composite else None,
             "masks.feather_px": feather,
-        },
+        }
     )
-    from stylecli.engine import request, restyle
+    submission = running.submission(outputs)
+    from stylecli.engine import restyle
 
     prepared = restyle.mask_transfer(
-        resolved.recipe,
-        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
-        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
+        running.recipe(resolved),
+        inputs.contents(),
+        running.destination(outputs),
         console,
         compare=sheet,
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
 
 
 @examples(
@@ -135,49 +107,34 @@ def mask_transfer(
     "style switch photos/ --schedule 'a.safetensors:0%-40%,base:40%-60%,b.png:60%-' -o out/",
 )
 def switch(
-    output: OutputOpt,
-    content: ContentArg = None,
+    outputs: Outputs,
+    inputs: Inputs,
+    settings: Seeded,
+    running: Running,
     schedule: ScheduleOpt = None,
-    manifest: ManifestOpt = None,
-    nul: NulOpt = False,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
     guidance: GuidanceOpt = None,
+    batch: BatchOpt = None,
     prompt: PromptOpt = None,
-    name: NameOpt = None,
     sheet: SheetOpt = False,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
     """Restyle pictures with different LoRAs at different sampling steps."""
-    resolved = options.settings(
-        recipe,
-        overrides,
+    resolved = settings.resolved(
         {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "sampling.seed": seed,
             "sampling.guidance": guidance,
+            "device.batch": batch,
             "sampling.prompt": prompt,
             "sampling.schedule": schedule,
-        },
+        }
     )
-    from stylecli.engine import request, restyle
+    submission = running.submission(outputs)
+    from stylecli.engine import restyle
 
     prepared = restyle.switch(
-        resolved.recipe,
-        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
-        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
+        running.recipe(resolved),
+        inputs.contents(),
+        running.destination(outputs),
         console,
         compare=sheet,
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

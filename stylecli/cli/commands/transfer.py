@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylecli.cli import options
+from stylecli.cli import carrying
+from stylecli.cli.bundles import Inputs, Outputs, Seeded, Settings
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    AllowDownloadOpt,
-    BackboneOpt,
-    ContentArg,
-    DeviceOpt,
-    DryRunOpt,
-    DtypeOpt,
+    OUTPUT,
+    SETTINGS,
+    BatchOpt,
     GuidanceOpt,
-    ManifestOpt,
-    NameOpt,
-    NulOpt,
-    OutputOpt,
-    OverwriteOpt,
     PromptOpt,
-    RecipeOpt,
-    SeedOpt,
-    SetOpt,
-    ShardOpt,
-    WaitOpt,
     examples,
     given,
     given_path,
 )
+from stylecli.cli.unattended import Running
 
 StyleOpt = Annotated[
     list[str] | None,
@@ -53,14 +41,12 @@ PromptFromStyleOpt = Annotated[
     typer.Option(
         "--prompt-from-style",
         help="Add words that CLIP finds nearest to the style.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 CompareOpt = Annotated[
     bool,
-    typer.Option(
-        "--compare", help="Also write content | style | result.", rich_help_panel="Output"
-    ),
+    typer.Option("--compare", help="Also write content | style | result.", rich_help_panel=OUTPUT),
 ]
 SweepOpt = Annotated[
     list[str] | None,
@@ -69,7 +55,7 @@ SweepOpt = Annotated[
         metavar="NAME=A,B,..,Z",
         parser=given,
         help="A grid over features, attention, weight, guidance or a key; twice: rows x columns.",
-        rich_help_panel="Output",
+        rich_help_panel=OUTPUT,
     ),
 ]
 AblateOpt = Annotated[
@@ -79,7 +65,7 @@ AblateOpt = Annotated[
         metavar="FIGURE",
         parser=given,
         help="A paper's ablation as a grid: aaai, v1 or adaptive.",
-        rich_help_panel="Output",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -89,65 +75,44 @@ AblateOpt = Annotated[
     "style transfer photos/ --lora ink.safetensors -o out/ --name '{content}-ink.png'",
 )
 def transfer(
-    output: OutputOpt,
-    content: ContentArg = None,
+    outputs: Outputs,
+    inputs: Inputs,
+    settings: Seeded,
+    running: Running,
     style: StyleOpt = None,
     lora: LoraOpt = None,
-    manifest: ManifestOpt = None,
-    nul: NulOpt = False,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
-    seed: SeedOpt = None,
     guidance: GuidanceOpt = None,
+    batch: BatchOpt = None,
     prompt: PromptOpt = None,
     prompt_from_style: PromptFromStyleOpt = False,
-    name: NameOpt = None,
     compare: CompareOpt = False,
     sweep: SweepOpt = None,
     ablate: AblateOpt = None,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
     """Restyle pictures, keeping their layout. Run it again to resume."""
-    resolved = options.settings(
-        recipe,
-        overrides,
+    resolved = settings.resolved(
         {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "sampling.seed": seed,
             "sampling.guidance": guidance,
+            "device.batch": batch,
             "sampling.prompt": prompt,
             "sampling.prompt_from_style": prompt_from_style or None,
-        },
+        }
     )
-    from stylecli.engine import figures, request, restyle
+    submission = running.submission(outputs)
+    from stylecli.engine import figures, restyle
 
     prepared = restyle.transfer(
-        resolved.recipe,
-        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
-        request.Destination(
-            output=output,
-            name=name,
-            shard=shard,
-            overwrite=overwrite,
-            wait=wait,
-        ),
+        running.recipe(resolved),
+        inputs.contents(),
+        running.destination(outputs),
         console,
         styles=style or [],
         loras=lora or [],
         compare=compare,
         figure=figures.chosen(resolved.recipe, sweep or [], ablate),
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
 
 
 VerifyOpt = Annotated[
@@ -155,7 +120,7 @@ VerifyOpt = Annotated[
     typer.Option(
         "--verify",
         help="Sample back and report PSNR; writes NAME.verify.png.",
-        rich_help_panel="Output",
+        rich_help_panel=OUTPUT,
     ),
 ]
 RefineOpt = Annotated[
@@ -164,7 +129,7 @@ RefineOpt = Annotated[
         "--refine",
         metavar="R",
         help="Fixed-point passes per level; 1 or 3.",
-        rich_help_panel="Settings",
+        rich_help_panel=SETTINGS,
     ),
 ]
 
@@ -174,43 +139,25 @@ RefineOpt = Annotated[
     "style invert photos/ -o trajectories/ --refine 3",
 )
 def invert(
-    output: OutputOpt,
-    content: ContentArg = None,
-    manifest: ManifestOpt = None,
-    nul: NulOpt = False,
-    recipe: RecipeOpt = None,
-    overrides: SetOpt = None,
-    backbone: BackboneOpt = None,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
+    outputs: Outputs,
+    inputs: Inputs,
+    settings: Settings,
+    running: Running,
     refine: RefineOpt = None,
-    name: NameOpt = None,
+    batch: BatchOpt = None,
     verify: VerifyOpt = False,
-    overwrite: OverwriteOpt = False,
-    shard: ShardOpt = None,
-    dry_run: DryRunOpt = False,
-    wait: WaitOpt = False,
-    allow_download: AllowDownloadOpt = False,
 ) -> None:
     """Walk pictures to noise (DDIM) and keep the trajectories. Run it again to resume."""
-    resolved = options.settings(
-        recipe,
-        overrides,
-        {
-            "backbone.id": backbone,
-            "device.name": device,
-            "device.dtype": dtype,
-            "inversion.refine_iters": refine,
-        },
-    )
-    from stylecli.engine import commands, request
+    resolved = settings.resolved({"inversion.refine_iters": refine, "device.batch": batch})
+    submission = running.submission(outputs)
+    from stylecli.engine import commands
 
     prepared = commands.invert(
-        resolved.recipe,
-        request.Contents(arguments=content or [], manifest=manifest, stdin=sys.stdin.read, nul=nul),
-        request.Destination(output=output, name=name, shard=shard, overwrite=overwrite, wait=wait),
+        running.recipe(resolved),
+        inputs.contents(),
+        running.destination(outputs),
         console,
         verify=verify,
-        allow_download=allow_download,
+        allow_download=running.allow_download,
     )
-    options.carry_out(prepared, resolved, dry_run=dry_run)
+    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

@@ -12,7 +12,8 @@ from stylecli.engine.glyph_bench import gains, questions
 from stylecli.engine.glyph_bench.gains import Gain
 from stylecli.engine.glyph_bench.questions import METHODS, Asked, Question
 from stylecli.engine.request import Prepared
-from stylecli.engine.run import Result, pending
+from stylecli.engine.runs.known import Known, pending
+from stylecli.engine.runs.making import Result
 from stylecli.engine.scoring.evaluation import Evaluation, Wishes
 from stylecli.engine.scoring.items import Asked as Scored
 from stylecli.recipe.schema import Recipe
@@ -89,7 +90,7 @@ class GlyphBench:
 
 def _forget_others(prepared: Prepared) -> None:
     """Remove answers to other questions, or by other settings: they would be scored as these."""
-    _, settled = pending(prepared.plan.jobs, overwrite=False)
+    _, settled = pending(prepared.plan.jobs, Known.of(prepared.plan.folder))
     for result in settled:
         if result.status == "failed":
             result.job.output.unlink(missing_ok=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from stylecli.artifacts import journal, store
+from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine import inputs
+from stylecli.engine.plan import below
 from stylecli.errors import InputError, UsageError, did_you_mean
 from stylecli.recipe.schema import Evaluate
 
@@ -95,7 +98,7 @@ def collect(asked: Asked, settings: Evaluate) -> list[Item]:
     contents, styles = inputs.expand(asked.contents), inputs.expand(asked.styles)
     for index, folder in enumerate(folders):
         method = asked.methods[index] if asked.methods else folder.resolve().name
-        if any(journal.NAME.fullmatch(file.name) for file in folder.iterdir()):
+        if journal.files(folder):
             items += _from_run(folder, method, contents, styles)
         elif settings.pair == "lexicographic":
             items += _in_order(folder, method, contents, styles)
@@ -162,11 +165,9 @@ def _from_run(
     """
     by_hash = {store.file_sha256(path): path for path in (*contents, *styles)}
     found = []
-    latest = sorted(journal.latest(folder).values(), key=lambda row: str(row.get("finished", "")))
-    # A file that was made again with other settings has two rows; the newer one tells of it.
-    for row in {str(row.get("output", "")): row for row in latest}.values():
+    for row in journal.latest(folder).values():
         output = folder / str(row.get("output", ""))
-        is_picture = output.suffix.lower() in inputs.IMAGE_SUFFIXES
+        is_picture = output.suffix.lower() in IMAGE_SUFFIXES
         if row.get("status") != "done" or not is_picture or not output.is_file():
             continue
         roles: dict[str, list[Path]] = {"content": [], "style": []}
@@ -196,7 +197,18 @@ def _from_run(
                 f"none of the {len(named)} files of --{role} made a result in {folder}",
                 fix=f"give the {role} files as they were then, or --manifest FILE",
             )
-    return sorted(found, key=lambda item: item.output)
+    return sorted(_apart(found, folder), key=lambda item: item.output)
+
+
+def _apart(items: Sequence[Item], folder: Path) -> list[Item]:
+    """With ids of their own for contents of equal names from several folders of a tree."""
+    count = Counter(item.id for item in items)
+    return [
+        item
+        if count[item.id] == 1
+        else replace(item, id=(Path(below(folder, item.output)).parent / item.id).as_posix())
+        for item in items
+    ]
 
 
 def _by_name(

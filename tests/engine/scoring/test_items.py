@@ -161,6 +161,38 @@ def test_a_folder_of_ours_is_paired_by_what_the_pictures_are(world: World, tmp_p
         collect(strangers, PLAIN)
 
 
+def test_what_was_made_is_scored_though_a_mistyped_run_came_after(
+    world: World, tmp_path: Path
+) -> None:
+    draw(tmp_path / "run" / "cat.png")
+    done = {"key": "k", "status": "done", "output": "cat.png", "finished": "2026-01-01"}
+    error = {"code": "output_differs", "what": "it exists", "fix": ""}
+    late = {"finished": "2026-01-02", "error": error}
+    refused = {"key": "l", "status": "failed", "output": "cat.png", **late}
+    rows = [json.dumps({**row, "inputs": []}) for row in (refused, done)]
+    (tmp_path / "run" / "runs.jsonl").write_text("\n".join(rows))
+    (item,) = collect(Asked(results=[str(tmp_path / "run")]), PLAIN)
+    assert item.output.name == "cat.png"
+
+
+def test_contents_of_one_name_and_of_the_same_bytes_are_scored_each(
+    world: World, tmp_path: Path
+) -> None:
+    rows = []
+    for folder in ("a", "b"):
+        draw(tmp_path / "run" / folder / "cat.png", 7)
+        content = draw(tmp_path / "in" / folder / "cat.png")
+        named = {"role": "content", "name": "cat.png", "sha256": store.file_sha256(content)}
+        rows.append(
+            {"key": "k", "status": "done", "output": f"{folder}/cat.png", "inputs": [named]}
+        )
+    draw(tmp_path / "run" / "dog.png")
+    rows.append({"key": "l", "status": "done", "output": "dog.png", "inputs": [{"name": "dog.x"}]})
+    (tmp_path / "run" / "runs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = Asked(results=[str(tmp_path / "run")], contents=[str(tmp_path / "in")])
+    assert [item.id for item in collect(asked, PLAIN)] == ["a/cat", "b/cat", "dog"]
+
+
 def test_one_style_is_lent_to_loras_and_to_nothing_else(world: World, tmp_path: Path) -> None:
     content, style = world.root / "contents" / "apple.png", world.root / "styles" / "ink.png"
     run = tmp_path / "run"

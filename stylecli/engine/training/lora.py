@@ -18,9 +18,10 @@ from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.lora import COLOURS, export, plain_config
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.objective import diffusion_loss
-from stylecli.engine import checkpoint
 from stylecli.engine.context import Reporter
-from stylecli.engine.draws import Draw
+from stylecli.engine.runs.processes import ALONE, Team
+from stylecli.engine.training import lora_state
+from stylecli.engine.training.draws import Draw
 from stylecli.errors import InputError, ItemError, UsageError
 from stylecli.recipe.schema import Lora
 from stylecli.tensors.colour import Colours
@@ -63,18 +64,23 @@ def style_pictures(paths: Sequence[Path], prompt: str) -> list[StylePicture]:
     Raises:
         InputError: A caption cannot be read.
     """
-    pictures = []
-    for path in paths:
-        file = caption_file(path)
-        try:
-            caption = prompt if file is None else file.read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise InputError(
-                f"caption {file} cannot be read: {reason}", fix="save it as UTF-8, or remove it"
-            ) from error
-        pictures.append(StylePicture(path, store.file_sha256(path), caption))
-    return pictures
+    return [StylePicture(path, store.file_sha256(path), caption(path, prompt)) for path in paths]
+
+
+def caption(picture: Path, prompt: str) -> str:
+    """The caption of a picture, or the common prompt.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    file = caption_file(picture)
+    try:
+        return prompt if file is None else file.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(
+            f"caption {file} cannot be read: {reason}", fix="save it as UTF-8, or remove it"
+        ) from error
 
 
 def caption_file(picture: Path) -> Path | None:
@@ -108,12 +114,17 @@ def fit(
     seed: int,
     state_file: Path,
     reporter: Reporter,
+    team: Team = ALONE,
 ) -> Fitted:
     """Train one adapter; the UNet is the base model again afterwards.
 
     Everything random comes from ``(seed, step)``, so the result depends neither on the device's
-    generator nor on how often the run was interrupted. The state file is left for the caller, who
-    removes it once the LoRA is on the disk.
+    generator nor on how often the run was interrupted, and on how many processes share the rows of
+    a step no more than a sum does on its order. The state file is left for the caller, who removes
+    it once the LoRA is on the disk.
+
+    Args:
+        team: Who trains together; called in its `same_fate`.
 
     Raises:
         UsageError: `state_file` belongs to a run with other settings.
@@ -140,19 +151,18 @@ def fit(
             parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
-        done = _resume(state_file, key, parameters, optimiser, scaler)
+        done = lora_state.resume(state_file, key, parameters, optimiser, scaler)
+        team.must_agree(f"states in {state_file}", str(done))
 
         @torch.no_grad()
         def fixed_loss() -> Float[Tensor, " pairs"]:
-            losses = [
-                diffusion_loss(
-                    backbone,
-                    *draw.tensors(backbone.device),
-                    embeds[pictures[draw.index].caption][None],
-                )
-                for draw in fixed
-            ]
-            return torch.cat(losses).double().cpu()
+            losses = torch.zeros(len(fixed), dtype=torch.float64)
+            for pair in team.share(range(len(fixed))):
+                embed = embeds[pictures[fixed[pair].index].caption][None]
+                tensors = fixed[pair].tensors(backbone.device)
+                losses[pair] = diffusion_loss(backbone, *tensors, embed).item()
+            team.add_up([losses])
+            return losses
 
         with adapters.use({}):
             before = fixed_loss()
@@ -164,10 +174,10 @@ def fit(
             task.advance(done)
             for step in range(done, settings.steps):
                 draws = Draw.of_step(backbone, latents, seed, step, settings.batch, cells)
-                for draw in draws:
-                    caption = "" if draw.drops_caption(settings) else pictures[draw.index].caption
+                for draw in team.share(draws):
+                    words = "" if draw.drops_caption(settings) else pictures[draw.index].caption
                     losses = diffusion_loss(
-                        backbone, *draw.tensors(backbone.device), embeds[caption][None]
+                        backbone, *draw.tensors(backbone.device), embeds[words][None]
                     )
                     loss = losses.mean() / len(draws)
                     if not torch.isfinite(loss):
@@ -176,12 +186,14 @@ def fit(
                             fix="lower lora.lr, or use --dtype float32",
                         )
                     scaler.scale(loss).backward()
+                team.add_up([p.grad for p in parameters.values() if p.grad is not None])
                 scaler.step(optimiser)
                 scaler.update()
                 optimiser.zero_grad(set_to_none=True)
                 task.advance()
-                if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
-                    _save(state_file, key, step + 1, parameters, optimiser, scaler)
+                is_due = (step + 1) % settings.save_every == 0 and step + 1 < settings.steps
+                if is_due and team.leads:
+                    lora_state.save(state_file, key, step + 1, parameters, optimiser, scaler)
             after = fixed_loss()
         difference = before - after
         tensors, layout_header = export(
@@ -266,53 +278,6 @@ def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
             drawn = torch.randn(parameter.shape, generator=generator(seed, "init", name))
             parameter.data.copy_(drawn / settings.rank)
     return parameters
-
-
-def _save(
-    file: Path,
-    key: str,
-    step: int,
-    parameters: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
-    tensors = {f"lora.{name}": parameter for name, parameter in parameters.items()}
-    tensors |= {
-        f"optimiser.{name}": value
-        for name, value in checkpoint.optimizer_tensors(optimiser).items()
-    }
-    checkpoint.save(file, tensors, {"key": key, "step": step, "scaler": scaler.state_dict()})
-
-
-def _resume(
-    file: Path,
-    key: str,
-    parameters: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> int:
-    if not file.exists():
-        return 0
-    tensors, state = checkpoint.load(file)
-    if state.get("key") != key:
-        raise UsageError(
-            f"{file} was left by a run with other pictures or settings",
-            fix="finish that run first, or delete the file to start again",
-        )
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[f"lora.{name}"])
-    checkpoint.restore_optimizer(
-        optimiser,
-        {
-            name.removeprefix("optimiser."): value
-            for name, value in tensors.items()
-            if name.startswith("optimiser.")
-        },
-    )
-    saved_scaler = state["scaler"]
-    if isinstance(saved_scaler, dict) and saved_scaler:
-        scaler.load_state_dict(saved_scaler)
-    return int(str(state["step"]))
 
 
 def _header(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stylecli.engine import checkpoint
+from stylecli.engine.training import checkpoint
 from stylecli.errors import WeightsError
 
 

@@ -18,7 +18,7 @@ from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.model import Backbone
-from stylecli.engine.lora import Fitted, fit, identity, style_pictures
+from stylecli.engine.training.lora import Fitted, fit, identity, style_pictures
 from stylecli.errors import InputError, ItemError, UsageError
 from stylecli.methods.diffstyler import Look, transfer
 from stylecli.recipe.schema import Injection, Lora
@@ -74,7 +74,7 @@ def stop_at(step: int) -> Watcher:
 def _few_pairs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a short training is being judged; only the tests of learning need a fair judge."""
     if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr("stylecli.engine.draws.EVAL_PAIRS", 2)
+        monkeypatch.setattr("stylecli.engine.training.draws.EVAL_PAIRS", 2)
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""From what was typed to what is done: the recipe of a run, and carrying out what was prepared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from stylecli.cli import dry_run as dry_run_page
+from stylecli.cli.console import console
+
+if TYPE_CHECKING:
+    from stylecli.cli.unattended import Submission
+    from stylecli.engine.request import Prepared
+    from stylecli.engine.runs.making import Result
+    from stylecli.recipe.load import Resolved
+
+
+def settings(
+    recipe: str | None,
+    overrides: Sequence[str] | None,
+    flags: Mapping[str, object] | None = None,
+) -> Resolved:
+    """The recipe a command runs with: file, environment, ``--set`` and the command's own flags.
+
+    Args:
+        recipe: What ``--recipe`` was given.
+        overrides: What every ``--set`` was given.
+        flags: Dotted key -> the value of a flag; None means the flag was not given.
+
+    Raises:
+        RecipeError: Every fault, each with its place.
+    """
+    from stylecli.recipe.load import load  # a tenth of a second, which --help need not wait for
+
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    resolved = load(recipe, overrides=overrides or (), environ=os.environ, flags=given)
+    for text in resolved.notes:
+        console.warn(text)
+    return resolved
+
+
+def carry_out(
+    prepared: Prepared,
+    resolved: Resolved,
+    *,
+    dry_run: bool,
+    submission: Submission | None = None,
+) -> None:
+    """Do what was prepared and say what became of each item.
+
+    Args:
+        dry_run: Only show it.
+        submission: Hand it to a scheduler instead.
+    """
+    if resolved.assumed:
+        console.note(resolved.assumed)
+    for line in prepared.notes:
+        console.note(line)
+    if console.is_heard:
+        # Otherwise not worth a look at every output.
+        items = len(prepared.plan.jobs)
+        console.tell("plan", {"items": items, "todo": prepared.todo()})
+    if submission is not None:
+        submission.hand_on(dry_run=dry_run)
+        return
+    if dry_run:
+        dry_run_page.show(console, resolved, prepared)
+        return
+    # Closed at once where it is left, so that the journal hears of the end.
+    with closing(prepared.run()) as results:
+        for result in results:
+            console.result(result.row(), text=_line(result))
+
+
+def _line(result: Result) -> str | None:
+    return None if result.status == "failed" else str(result.job.output)

@@ -1,0 +1,1 @@
+"""Files made again from what they say of themselves."""

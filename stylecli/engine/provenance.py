@@ -1,0 +1,137 @@
+"""What files and journals say of themselves: no folder of this machine, no user, no time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stylecli import __version__
+from stylecli.artifacts import cache
+from stylecli.backbone.lora import PEFT_WEIGHTS
+from stylecli.backbone.model import Backbone
+from stylecli.engine.plan import Input, Job
+from stylecli.errors import StyleError
+from stylecli.masks.hub import shown
+from stylecli.recipe import timeline
+
+SCHEMA_VERSION = 1
+# The folders of an absolute path; not of a URL, and not of one that is relative.
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])+")
+
+
+def provenance(
+    job: Job, recipe: Mapping[str, Any], backbone: Backbone, **facts: object
+) -> dict[str, Any] | None:
+    """What a file says about itself. No folder, no user name, no time: equal runs, equal bytes.
+
+    Args:
+        facts: More that this kind of file has to say.
+
+    Returns:
+        None for a job whose files are to say nothing.
+    """
+    if job.strip:
+        return None
+    backbone_id = Path(backbone.name).name
+    sections = dict(recipe)
+    if "backbone" in sections:
+        sections["backbone"] = {**sections["backbone"], "id": backbone_id}
+    if "sampling" in sections:
+        sections["sampling"] = _without_places(sections["sampling"])
+    # What was computed on, not what was asked for: *auto* is another device elsewhere.
+    sections["device"] = {
+        **sections.get("device", {}),
+        "name": backbone.device.type,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+    }
+    if "masks" in sections:
+        models = {key: sections["masks"][key] for key in ("model", "segmenter")}
+        known = {key: name and shown(name) for key, name in models.items()}
+        sections["masks"] = {**sections["masks"], **known}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": job.command,
+        "key": job.key,
+        "recipe": sections,
+        "seed": job.seed,
+        "versions": _versions(),
+        "model": {"id": backbone_id, "fingerprint": backbone.fingerprint},
+        "inputs": [named(item) for item in job.inputs],
+        **facts,
+    }
+
+
+def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with the files of schedules and regions by their names alone."""
+
+    def entries(schedule: Any) -> Any:
+        return schedule and [
+            {
+                **entry,
+                "loras": [part | {"lora": Path(part["lora"]).name} for part in entry["loras"]],
+            }
+            for entry in schedule
+        ]
+
+    shown_ = dict(sampling)
+    if "schedule" in sampling:
+        shown_["schedule"] = entries(sampling["schedule"])
+    if "regions" in sampling:
+        shown_["regions"] = [
+            region | {"mask": _mask_name(region["mask"]), "schedule": entries(region["schedule"])}
+            for region in sampling["regions"]
+        ]
+    return shown_
+
+
+def _mask_name(mask: str) -> str:
+    return mask if mask.startswith(timeline.WORDS) else Path(mask).name
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+    import peft
+    import transformers
+
+    return {
+        "stylecli": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }
+
+
+def named(item: Input) -> dict[str, str]:
+    return {"role": item.role, "name": item.path.name, "sha256": item.sha256}
+
+
+def carrier(output: Path) -> Path:
+    """The file of an output that holds its provenance: a PEFT LoRA is a folder."""
+    return output / PEFT_WEIGHTS if output.is_dir() else output
+
+
+def without_folders(text: str, files: Iterable[Path] = ()) -> str:
+    """A message with no folder of this machine in it.
+
+    Args:
+        text: What was said.
+        files: Known to be named in it, perhaps relative or with spaces.
+
+    >>> without_folders("/home/me/a.png and my dir/b.png: damaged", [Path("my dir/b.png")])
+    'a.png and b.png: damaged'
+    """
+    for file in sorted(files, key=lambda file: len(str(file)), reverse=True):
+        text = text.replace(str(file), file.name)
+    # These may hold spaces, at which a folder seems to end.
+    for find in (cache.cache_dir, Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError, StyleError):  # a process of nobody has none
+            if len(find().parts) > 1:
+                text = text.replace(f"{find()}{os.sep}", "")
+    return _FOLDERS.sub("", text)
