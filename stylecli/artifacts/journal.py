@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 from stylecli.artifacts import locks
 from stylecli.artifacts.files import sweep, to_json, unwritable
 from stylecli.artifacts.locks import Shard, WriteLock
-from stylecli.errors import InputError, ItemError, OutputDiffersError, UsageError
+from stylecli.errors import InputError, ItemError, OutputDiffersError
 
 NAME = re.compile(r"runs(-\d+-of-\d+)?\.jsonl")
 
@@ -56,15 +56,8 @@ class Journal:
             LockedError: Another run holds it, and this one was not told to wait.
             UsageError: The folder cannot be made or written; nothing was done.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"{self.folder} cannot be written: {error.strerror}",
-                fix="choose another --output",
-            ) from error
         self._lock.take(wait=self._wait)
-        sweep(self.path.parent)
+        sweep(self.folder)
         return self
 
     def __exit__(
@@ -171,12 +164,10 @@ def latest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def outcomes(folder: Path) -> dict[tuple[str, str], Outcome]:
     """How every key ended last for each output; small, where `latest` would hold a year of rows."""
-    newest: dict[tuple[str, str], str] = {}
     found: dict[tuple[str, str], Outcome] = {}
     for row in rows(folder):
         one, finished = (row["key"], str(row.get("output"))), str(row.get("finished", ""))
-        if finished >= newest.get(one, ""):
-            newest[one] = finished
+        if one not in found or finished >= found[one].finished:
             found[one] = Outcome(
                 str(row.get("status")), row.get("bytes"), row.get("sha256"), finished
             )

@@ -16,8 +16,8 @@ from stylecli.backbone.model import Backbone
 from stylecli.engine import trajectories
 from stylecli.engine.context import RunContext
 from stylecli.engine.plan import UNREADABLE, Input, Job
-from stylecli.engine.provenance import provenance
-from stylecli.engine.trajectories import Kept, View
+from stylecli.engine.provenance import provenance, recorded
+from stylecli.engine.trajectories import Kept, View, filled
 from stylecli.errors import ImageError
 from stylecli.evaluation.metrics import psnr
 from stylecli.recipe.schema import Recipe
@@ -107,8 +107,9 @@ class Inverter:
     def invert(self, views: Sequence[View], recipe: Recipe, rows: int = 1) -> Trajectory:
         """The same as one batch, filled up to `rows` with the last of them."""
         kept = self.keep(views, recipe, rows)
-        filled = [kept[min(i, len(kept) - 1)].latents for i in range(max(rows, len(kept)))]
-        latents = torch.cat(filled, dim=1).to(self.backbone.device)
+        latents = torch.cat([one.latents for one in filled(kept, rows)], dim=1).to(
+            self.backbone.device
+        )
         return Trajectory(self.backbone.schedule.levels(recipe.sampling.steps), latents)
 
 
@@ -132,7 +133,6 @@ class InvertMaker:
 
     def __init__(self, inverter: Inverter, recipe: Recipe) -> None:
         self.batch = recipe.device.batch
-        self._rows = self.batch
         self._inverter = inverter
         self._recipe = recipe
 
@@ -143,7 +143,7 @@ class InvertMaker:
         return loaded.geometry.padded
 
     def make(self, group: Sequence[tuple[Job, Canvas]]) -> list[Inverted]:
-        rows = min(self._rows, self.batch)
+        rows = self.batch
         kept = self._inverter.keep([canvas.view() for _, canvas in group], self._recipe, rows)
         return [
             Inverted(one, rows) if job.sheet is None else self._verified(canvas, one, rows)
@@ -153,8 +153,7 @@ class InvertMaker:
     def save(self, job: Job, made: Inverted) -> Mapping[str, Any]:
         """Write the trajectory; its sheet first, because the file says that the item is done."""
         backbone = self._inverter.backbone
-        recipe = self._recipe.model_dump(exclude={"evaluate"})
-        recipe["device"]["batch"] = made.rows
+        recipe = recorded(self._recipe, made.rows)
         made_by = provenance(job, recipe, backbone)
         if job.sheet is not None and made.panels is not None:
             store.save_image(job.sheet, made.panels, made_by)

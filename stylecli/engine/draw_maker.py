@@ -16,8 +16,8 @@ from stylecli.engine import regions
 from stylecli.engine.painter import FLAT, Painter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Job
-from stylecli.engine.provenance import provenance
-from stylecli.engine.trajectories import together
+from stylecli.engine.provenance import provenance, recorded
+from stylecli.engine.trajectories import filled, together
 from stylecli.errors import ItemError
 from stylecli.methods import diffstyler
 from stylecli.methods.diffstyler import Background, Region
@@ -52,7 +52,6 @@ class DrawMaker:
     def __init__(self, painter: Painter, drawings: Mapping[str, Drawing]) -> None:
         """Take the jobs on; drawings are named by the keys of their jobs."""
         self.batch = painter.recipe.device.batch
-        self._rows = self.batch
         self._painter = painter
         self._drawings = drawings
 
@@ -95,7 +94,7 @@ class DrawMaker:
             background = Background(share=masks.background, looks=whole)
         jobs = [job for job, _ in group]
         label = f"generate {together([job.inputs[0].path.name for job in jobs])}"
-        rows = min(self._rows, self.batch)
+        rows = self.batch
         with painter.context.reporter.task(label, sampling.steps) as task:
             latents = diffstyler.generate(
                 backbone,
@@ -114,8 +113,7 @@ class DrawMaker:
 
     def save(self, job: Job, made: Drawn) -> Mapping[str, Any]:
         drawing = self._drawings[job.key]
-        recipe = drawing.recipe.model_dump(exclude={"evaluate"})
-        recipe["device"]["batch"] = made.rows
+        recipe = recorded(drawing.recipe, made.rows)
         # As it was typed, and what it came to; the seed tells which of several pictures of it.
         made_by = provenance(
             job,
@@ -142,8 +140,7 @@ class DrawMaker:
         cells = [side // backbone.latent_px for side in geometry.padded]
         shape = (1, backbone.unet.config.in_channels, *cells)
         noise = [torch.randn(shape, generator=generator(job.seed, "noise")) for job in jobs]
-        noise += noise[-1:] * (rows - len(noise))
-        return torch.cat(noise).to(backbone.device)
+        return torch.cat(filled(noise, rows)).to(backbone.device)
 
 
 def size(recipe: Recipe) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from stylecli.engine.contents import Canvas
 from stylecli.engine.painter import Painted, Painter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input, Job
-from stylecli.engine.provenance import provenance
+from stylecli.engine.provenance import provenance, recorded
 from stylecli.recipe.schema import Recipe
 
 # Draws the sheet of one job from what was painted.
@@ -60,7 +60,6 @@ class PaintMaker:
             draw: Of those that have a sheet.
         """
         self.batch = painter.recipe.device.batch
-        self._rows = self.batch
         self._painter = painter
         self._tasks = tasks
         self._draw = draw
@@ -83,7 +82,7 @@ class PaintMaker:
             ItemError: A mask cannot be used, or the model gave nothing that can be seen.
         """
         task = self._tasks[group[0][0].key]
-        rows = 1 if task.painting.has_words else min(self._rows, self.batch)
+        rows = 1 if task.painting.has_words else self.batch
         canvases = [canvas for _, canvas in group]
         painted = self._painter.paint_together(canvases, task.painting, task.recipe, rows)
         return [
@@ -93,8 +92,7 @@ class PaintMaker:
 
     def save(self, job: Job, made: Drawn) -> Mapping[str, Any]:
         """Write a result; its sheet first, because the result says that the item is done."""
-        recipe = self._tasks[job.key].recipe.model_dump(exclude={"evaluate"})
-        recipe["device"]["batch"] = made.rows
+        recipe = recorded(self._tasks[job.key].recipe, made.rows)
         prompts = made.painted.details["prompts"]
         made_by = provenance(job, recipe, self._painter.backbone, prompts=prompts)
         figures: Mapping[str, Any] = {}

@@ -19,10 +19,18 @@ from stylecli.engine.plan import Input, Job
 from stylecli.errors import StyleError
 from stylecli.masks.hub import shown
 from stylecli.recipe import timeline
+from stylecli.recipe.schema import Recipe
 
 SCHEMA_VERSION = 1
 # The folders of an absolute path; not of a URL, and not of one that is relative.
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])+")
+
+
+def recorded(recipe: Recipe, rows: int) -> dict[str, Any]:
+    """The settings that a file tells of, with how many pictures the model really saw together."""
+    sections = recipe.model_dump(exclude={"evaluate"})
+    sections["device"]["batch"] = rows
+    return sections
 
 
 def provenance(

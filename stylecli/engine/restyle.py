@@ -6,7 +6,7 @@ loaded or written until its `run` is iterated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stylecli.artifacts import store
@@ -16,6 +16,7 @@ from stylecli.engine.grids import Figure
 from stylecli.engine.inputs import Row, at
 from stylecli.engine.paint_maker import Draw, PaintMaker, Task
 from stylecli.engine.painter import Painter
+from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.runs.making import Maker, OneByOne
@@ -108,11 +109,11 @@ def mask_transfer(
     """
     if not recipe.sampling.regions:
         raise UsageError("no region was named", fix="such as --region deer.png=oil.safetensors")
-    tasks = []
-    for row in _plain(contents.rows(destination.path)):
-        changed = _of_row(recipe, row)
-        areas = painting.of_regions(changed, row.content)
-        tasks.append(Task(Input.of_content(row.content), areas, changed, row.output, row.folder))
+    tasks = _tasks(
+        recipe,
+        contents.rows(destination.path),
+        lambda own, row: painting.of_regions(own, row.content),
+    )
     return prepare(
         "mask-transfer",
         recipe,
@@ -146,13 +147,11 @@ def switch(
         raise UsageError(
             "no schedule was given", fix="such as --schedule a.safetensors:0-30,b.safetensors:30-50"
         )
-    tasks = []
-    for row in _plain(contents.rows(destination.path)):
-        changed = _of_row(recipe, row)
-        scheduled = painting.over_time(changed.sampling.schedule or (), changed.sampling)
-        tasks.append(
-            Task(Input.of_content(row.content), scheduled, changed, row.output, row.folder)
-        )
+    tasks = _tasks(
+        recipe,
+        contents.rows(destination.path),
+        lambda own, _: painting.over_time(own.sampling.schedule or (), own.sampling),
+    )
     return prepare(
         "switch",
         recipe,
@@ -268,6 +267,18 @@ def _of_row(recipe: Recipe, row: Row, figure: Figure | None = None) -> Recipe:
             fix="leave out --sweep and --ablate, or the column",
         )
     return changed_by_row(recipe, row.changes, row.place, ROW_SECTIONS)
+
+
+def _tasks(
+    recipe: Recipe, rows: Sequence[Row], painted: Callable[[Recipe, Row], Painting]
+) -> list[Task]:
+    """A task for every row, whose looks come from its recipe."""
+    tasks = []
+    for row in _plain(rows):
+        own = _of_row(recipe, row)
+        content = Input.of_content(row.content)
+        tasks.append(Task(content, painted(own, row), own, row.output, row.folder))
+    return tasks
 
 
 def _plain(rows: Sequence[Row]) -> Sequence[Row]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion
 
 SCHEMA_VERSION = 3
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,11 @@ def _inverted(
     reporter: Reporter,
 ) -> list[Float[Tensor, "levels c h w"]]:
     levels = backbone.schedule.levels(inversion.steps)
-    filled = [views[min(i, len(views) - 1)].image for i in range(max(rows, len(views)))]
+    pictures = [view.image for view in filled(views, rows)]
     with reporter.task(f"invert {together([view.name for view in views])}", len(levels)) as task:
         trajectory = invert(
-            backbone.encode_image(torch.cat(filled)),
-            null_prediction(backbone, len(filled)),
+            backbone.encode_image(torch.cat(pictures)),
+            null_prediction(backbone, len(pictures)),
             backbone.schedule,
             levels,
             keep=keep,
@@ -145,6 +147,15 @@ def _inverted(
     if not torch.isfinite(trajectory.latents).all():
         raise ItemError("inversion gave NaN or infinity", fix="use --dtype float32 or bfloat16")
     return [trajectory.latents[:, i].cpu().contiguous() for i in range(len(views))]
+
+
+def filled(items: Sequence[Item], rows: int) -> list[Item]:
+    """As many as a batch takes, the last one over and over.
+
+    >>> filled("ab", 4), filled("abc", 2)
+    (['a', 'b', 'b', 'b'], ['a', 'b', 'c'])
+    """
+    return [*items, *[items[-1]] * (rows - len(items))]
 
 
 def together(names: Sequence[str]) -> str:

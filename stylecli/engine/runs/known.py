@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from stylecli.artifacts.files import unwritable
 from stylecli.artifacts.journal import Outcome
 from stylecli.engine.plan import Job, below
 from stylecli.engine.provenance import carrier
+from stylecli.engine.runs import pace
 from stylecli.engine.runs.making import Result
 from stylecli.errors import OutputDiffersError
 
@@ -56,7 +56,7 @@ class Known:
         runs = journal.runs(folder)
         begun = [row for row in runs if row["event"] == "started"]
         torn = tuple(_torn(begun, {row.get("run"): row for row in runs if row["event"] == "ended"}))
-        last = _seconds(begun[-1].get("at")) if begun else None
+        last = pace.stamp(str(begun[-1].get("at"))) if begun else None
         return cls(folder, outcomes, torn, any(start == last for start, _ in torn), failed)
 
     def outcome(self, job: Job) -> Outcome | None:
@@ -68,11 +68,15 @@ class Known:
         outcome = self.outcome(job)
         return "" if outcome is None else outcome.status
 
+    def has_failed(self, job: Job) -> bool:
+        """Whether a job's output failed last, perhaps with other inputs."""
+        return below(self.folder, job.output) in self._failed
+
     def failed(self, jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
-        """Those whose output failed last, perhaps with other inputs, and the others."""
+        """Those that have failed, and the others."""
         apart: tuple[list[Job], list[Job]] = ([], [])
         for job in jobs:
-            apart[below(self.folder, job.output) not in self._failed].append(job)
+            apart[not self.has_failed(job)].append(job)
         return apart
 
     def was_torn_at(self, moment: float) -> bool:
@@ -146,14 +150,7 @@ def _torn(
         if end is not None and not end.get("early"):
             continue
         following = (r.get("at") for r in begun[i + 1 :] if r.get("shard") == row.get("shard"))
-        start = _seconds(row.get("at"))
-        stop = _seconds(end.get("at") if end is not None else next(following, None))
+        start = pace.stamp(str(row.get("at")))
+        stop = pace.stamp(str(end.get("at") if end is not None else next(following, "")))
         if start is not None:
             yield start, time.time() if stop is None else stop
-
-
-def _seconds(stamp: object) -> float | None:
-    try:
-        return datetime.fromisoformat(str(stamp)).timestamp()
-    except ValueError:
-        return None

@@ -92,7 +92,7 @@ def execute(
             # One row tells of what is in the way, not one for every night.
             expected = "done" if result.status == "skipped" else "failed"
             is_noted = known.status(result.job) == expected
-            if result.status == "skipped" and known.failed([result.job])[0]:
+            if result.status == "skipped" and known.has_failed(result.job):
                 is_noted = False  # other settings failed since; what is there is well
             yield run.settle(result, is_noted=is_noted)
         if todo and not run.is_over():
