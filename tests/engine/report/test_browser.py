@@ -149,7 +149,8 @@ def test_all_of_it_can_be_done_with_keys(made: Path, show: Show) -> None:
     assert slider.input_value() == "51"
     one.keyboard.press("Escape")
     assert not one.locator("#detail").is_visible()
-    assert one.evaluate("document.activeElement.textContent") == "dog-oil.png"
+    # A dialog tells of its closing a moment after it has closed.
+    one.wait_for_function("document.activeElement.textContent === 'dog-oil.png'")
 
 
 def test_tab_goes_from_top_to_bottom_and_can_be_seen(made: Path, show: Show) -> None:
