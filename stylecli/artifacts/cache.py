@@ -28,6 +28,7 @@ FIX = "free some disk, or set STYLE_CACHE_DIR to a folder that can be written"
 SIZE = "STYLE_CACHE_SIZE"
 DEFAULT_BYTES = 20 * 10**9
 TRAJECTORIES = "trajectories"
+SOURCES = "sources"
 # A file system may note only one read a day.
 IDLE_SECONDS = 2 * 86_400
 # The share of the budget that is freed at once, and that a run writes before it looks again.
@@ -187,14 +188,15 @@ class Budget:
 
 
 def _expendable(root: Path, entries: list[Entry], newest: Path) -> list[Entry]:
-    """What may go to make room, in order: trajectories, then whatever nobody seems to use.
+    """What may go to make room, in order: what contents left, then whatever nobody seems to use.
 
-    A run returns to a LoRA for as long as it lasts; and databases are small for what they save.
+    Features first, which are large for what they save, then trajectories. A run returns to a LoRA
+    for as long as it lasts; and databases are small for what they save.
     """
     now = time.time()
 
-    def is_trajectory(entry: Entry) -> bool:
-        return entry.path.relative_to(root).parts[0] == TRAJECTORIES
+    def rank(entry: Entry) -> int:
+        return {SOURCES: 0, TRAJECTORIES: 1}.get(entry.path.relative_to(root).parts[0], 2)
 
     return sorted(
         (
@@ -203,9 +205,9 @@ def _expendable(root: Path, entries: list[Entry], newest: Path) -> list[Entry]:
             if entry.bytes
             and entry.path != newest
             and ".sqlite" not in entry.path.name
-            and (is_trajectory(entry) or now - entry.used > IDLE_SECONDS)
+            and (rank(entry) < 2 or now - entry.used > IDLE_SECONDS)
         ),
-        key=lambda entry: (not is_trajectory(entry), entry.used, entry.path),
+        key=lambda entry: (rank(entry), entry.used, entry.path),
     )
 
 

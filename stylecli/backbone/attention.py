@@ -2,7 +2,8 @@
 
 `Exchange` is installed once per run, in a ``with`` block that puts everything back. Between passes
 it is told what to do: *take* from the source rows, *give* to the target rows, or stay out of the
-way. Nothing here knows a step or a timestep.
+way. Nothing here knows a step or a timestep. Rows may come in chunks, one call of the UNet after
+another: what was taken and given goes on where the call before ended.
 
 Attention matrices are never formed. ``((1-k) A_s + k A_t) V`` is ``(1-k) SDPA(Q_s, K_s, V) +
 k SDPA(Q_t, K_t, V)`` because multiplication by ``V`` distributes over the sum (DiffStyler eq. 5).
@@ -10,10 +11,11 @@ k SDPA(Q_t, K_t, V)`` because multiplication by ``V`` distributes over the sum (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from stylecli.errors import RecipeError
 
 Tap = Literal["residual", "output"]
 Mix = Literal["probs", "qk"]
+# What the source rows left at one step, by layer.
+Taken = Mapping[str, tuple[Tensor, ...]]
 
 
 class _AllTaken(Exception):  # noqa: N818 - a way out, not a fault
@@ -33,7 +37,7 @@ class Exchange:
     """Carries tensors of the source rows to the target rows, layer by layer.
 
     Target row ``r`` looks through source row ``r mod S`` of ``S`` source rows, so target rows are
-    laid out ``[uncond 1..S | cond 1..S]``.
+    laid out ``[uncond 1..S | cond 1..S]``, once or for several looks one after another.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Exchange:
         self.kappa = 1.0
         self._remaining = 0
         self._stops_early = False
+        # Rows of the calls before this one, and with it.
+        self._first = self._next = 0
         self._store: dict[str, tuple[Tensor, ...]] = {}
 
     @contextmanager
@@ -65,8 +71,9 @@ class Exchange:
         """
         before = unet.attn_processors
         for name in self._attention:
-            _refuse_unsupported(name, unet.get_submodule(name.removesuffix(".processor")))
+            refuse_unsupported(name, unet.get_submodule(name.removesuffix(".processor")))
         wrapped: list[tuple[nn.ModuleList, int, nn.Module]] = []
+        counting = unet.register_forward_pre_hook(self._count)
         try:
             # set_attn_processor() empties the dict it is given, so give it a fresh one.
             unet.set_attn_processor(
@@ -80,21 +87,28 @@ class Exchange:
                 )
             yield
         finally:
+            counting.remove()
             for resnets, index, resnet in wrapped:
                 cast(_SharedFeature, resnets[index]).release()
                 resnets[index] = resnet
             unet.set_attn_processor(dict(before))
             self._store.clear()
 
+    def _count(self, _unet: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._first, self._next = self._next, self._next + len(inputs[0])
+
     @contextmanager
-    def taking(self, *, features: bool, attention: bool, stop: bool) -> Iterator[None]:
-        """Inside, one pass records the source rows.
+    def taking(
+        self, *, features: bool, attention: bool, stop: bool, first: int = 0
+    ) -> Iterator[None]:
+        """Inside, one call of the UNet records source rows.
 
         Args:
             features: Record the features.
             attention: Record queries and keys.
             stop: End the block as soon as all is recorded: the rest of the decoder is not computed,
                 and neither is the pass's own output. For callers who do not want it.
+            first: Rows that were recorded before these, and are kept; 0 forgets all.
         """
         self._stops_early = stop
         self.taking_features = features and bool(self._features)
@@ -103,7 +117,9 @@ class Exchange:
             len(self._features) * self.taking_features
             + len(self._attention) * self.taking_attention
         )
-        self._store.clear()
+        self._next = first
+        if not first:
+            self._store.clear()
         try:
             yield
         except _AllTaken:
@@ -121,6 +137,7 @@ class Exchange:
         """
         self.giving_features = features and bool(self._features)
         self.kappa = kappa
+        self._next = 0
         try:
             yield
         finally:
@@ -128,19 +145,35 @@ class Exchange:
 
     def put(self, key: str, *tensors: Tensor) -> None:
         """Keep tensors of the source rows; ends the pass when they were the last ones wanted."""
+        if self._first:
+            pairs = zip(self._store[key], tensors, strict=True)
+            tensors = tuple(torch.cat(pair) for pair in pairs)
         self._store[key] = tensors
         self._remaining -= 1
         if self._remaining == 0 and self._stops_early:
             raise _AllTaken
 
     def get(self, key: str, rows: int) -> tuple[Tensor, ...]:
-        """What the source rows left, repeated for the target rows."""
-        return tuple(
-            tensor.expand(rows, *tensor.shape[1:])
-            if len(tensor) == 1
-            else tensor.repeat(rows // len(tensor), *[1] * (tensor.ndim - 1))
-            for tensor in self._store[key]
-        )
+        """What the source rows left, for each target row of this call."""
+        return tuple(self._repeated(tensor, rows) for tensor in self._store[key])
+
+    def _repeated(self, tensor: Tensor, rows: int) -> Tensor:
+        sources = len(tensor)
+        if sources == 1:
+            return tensor.expand(rows, *tensor.shape[1:])
+        if self._first % sources == 0 and rows % sources == 0:
+            return tensor.repeat(rows // sources, *[1] * (tensor.ndim - 1))
+        chosen = torch.arange(self._first, self._first + rows, device=tensor.device) % sources
+        return tensor[chosen]
+
+    @property
+    def taken(self) -> Taken:
+        """All that the source rows left, to be given again by `recall`."""
+        return dict(self._store)
+
+    def recall(self, taken: Taken) -> None:
+        """As if the source rows had just left this."""
+        self._store = dict(taken)
 
 
 class _SharedAttention:
@@ -237,7 +270,12 @@ class _SharedFeature(nn.Module):
         return cast(Tensor, output)
 
 
-def _refuse_unsupported(name: str, attn: Any) -> None:
+def refuse_unsupported(name: str, attn: Any) -> None:
+    """See that an attention layer is of the plain kind whose parts can be told apart.
+
+    Raises:
+        RecipeError: It is not.
+    """
     unsupported = {
         "group_norm": attn.group_norm is not None,
         "spatial_norm": attn.spatial_norm is not None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stylecli.errors import RecipeError
-from stylecli.recipe.schema import Layers
+from stylecli.recipe.schema import AttentionLayers, Layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,12 @@ def anchor(layers: list[DecoderLayer]) -> int:
 
 
 def select(
-    layers: list[DecoderLayer], which: Layers, *, key: str, with_attention: bool
+    layers: list[DecoderLayer],
+    which: Layers,
+    *,
+    key: str,
+    with_attention: bool,
+    section: str = "injection",
 ) -> list[DecoderLayer]:
     """The layers a recipe means by ``none``, ``anchor``, ``from_anchor``, ``all`` or numbers.
 
@@ -88,6 +93,7 @@ def select(
         which: Value of the setting.
         key: Name of the setting, for messages.
         with_attention: Only layers that own attention count.
+        section: Of the setting, for messages.
 
     Raises:
         RecipeError: A number out of range, or of a layer without the attention asked for.
@@ -107,7 +113,30 @@ def select(
         if number not in known:
             reason = "has no attention" if number < len(layers) else "does not exist"
             raise RecipeError(
-                f"injection.{key}: decoder layer {number} {reason}",
+                f"{section}.{key}: decoder layer {number} {reason}",
                 fix=f"allowed: {', '.join(map(str, known))}",
             )
     return [known[number] for number in sorted(set(which))]
+
+
+def self_attention(unet: Any, which: AttentionLayers, *, section: str) -> list[str]:
+    """Processor names of the self-attentions a recipe means, in the order the UNet runs them.
+
+    Args:
+        which: Value of the key ``layers`` of a section.
+        section: For messages.
+
+    Raises:
+        RecipeError: A number out of range or of a layer without attention, or no layer at all.
+    """
+    layers = decoder_layers(unet)
+    if which == "last_six":
+        chosen = [layer for layer in layers if layer.self_attention][-6:]
+    else:
+        chosen = select(layers, which, key="layers", with_attention=True, section=section)
+    if not chosen:
+        raise RecipeError(
+            "this UNet's decoder has no self-attention",
+            fix="use a UNet of the Stable Diffusion family",
+        )
+    return [name for layer in chosen for name in layer.self_attention]

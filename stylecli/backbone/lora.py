@@ -151,19 +151,30 @@ def export(
     layout: Format,
     dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """One adapter as tensors and header entries, ready to be written.
+    """One adapter as tensors and header entries, ready to be written; see `laid_out`."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    return laid_out(state, unet.peft_config[adapter_name], layout=layout, dtype=dtype)
+
+
+def laid_out(
+    state: Mapping[str, Tensor],
+    config: Any,
+    *,
+    layout: Format,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors named as PEFT does, and its config, in the layout of a file.
 
     Returns:
         Contiguous CPU tensors in `dtype`, and the metadata that belongs to the layout.
     """
     from diffusers.utils import convert_state_dict_to_kohya
-    from peft import get_peft_model_state_dict
 
     state = {
-        key: value.detach().to("cpu", dtype).contiguous()
-        for key, value in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()
+        key: value.detach().to("cpu", dtype, copy=True).contiguous() for key, value in state.items()
     }
-    config = unet.peft_config[adapter_name]
     if layout == "diffusers":
         metadata = {f"unet.{key}": value for key, value in plain_config(config).items()}
         return (

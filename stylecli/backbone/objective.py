@@ -18,11 +18,9 @@ def noised(
     timesteps: Int[Tensor, " b"],
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """``x_t`` and what the model should answer: the noise, or the velocity."""
-    alphas = torch.tensor(schedule.alphas_cumprod, dtype=torch.float32)[timesteps]
-    signal, spread = (
-        (alphas.sqrt().view(-1, 1, 1, 1).to(clean.device)),
-        ((1 - alphas).sqrt().view(-1, 1, 1, 1).to(clean.device)),
-    )
+    alphas = torch.tensor([schedule.alphas_cumprod[step] for step in timesteps.tolist()])
+    alphas = alphas.view(-1, 1, 1, 1).to(clean.device)
+    signal, spread = alphas.sqrt(), (1 - alphas).sqrt()
     latents = signal * clean + spread * noise
     if schedule.prediction_type == "epsilon":
         return latents, noise
@@ -38,16 +36,26 @@ def diffusion_loss(
 ) -> Float[Tensor, " b"]:
     """Mean squared error of each row, in float32.
 
-    The papers print an unsquared norm; their code and everybody else's squares it.
+    The papers print an unsquared norm; their code and everybody else's squares it. A device is not
+    waited for where all but the embeddings are on the CPU.
     """
-    latents, target = noised(backbone.schedule, clean, noise, timesteps)
+    device = backbone.device
+    latents, target = (
+        _sent(rows, device) for rows in noised(backbone.schedule, clean, noise, timesteps)
+    )
     with torch.autocast(
         backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32
     ):
         output = backbone.unet(
             latents.to(backbone.dtype),
-            timesteps.to(backbone.device),
+            _sent(timesteps, device),
             encoder_hidden_states=prompt_embeds,
             return_dict=False,
         )[0]
     return F.mse_loss(output.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+
+
+def _sent(rows: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda" or rows.is_cuda:
+        return rows.to(device)
+    return rows.pin_memory().to(device, non_blocking=True)

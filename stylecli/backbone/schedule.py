@@ -8,7 +8,7 @@ scheduler guesses a neighbour (`docs/methods/diffstyler.md`, "Levels").
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from stylecli.errors import RecipeError, WeightsError
 
 Prediction = Literal["epsilon", "v_prediction"]
+# A list of timesteps by the name of how it is spread, or one by one; None is the model's own way.
+Timesteps = Literal["leading", "trailing", "linspace", "lcm"] | Sequence[int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Levels:
             raise RecipeError(
                 f"inversion.steps {len(self)} skips timestep {missing[0]}, which the "
                 f"{len(coarse)} sampling steps need",
-                fix=f"set inversion.steps to {len(coarse)} or to a grid that contains it, like 999",
+                fix=f"leave inversion.steps out, or set it to {len(coarse)} or to a grid that "
+                "contains them all, like 999 (1000 where sampling.timesteps is trailing or lcm)",
             )
         return [0, *(row[t] for t in coarse.timesteps)]
 
@@ -102,31 +105,78 @@ class NoiseSchedule:
             },
         )
 
-    def levels(self, steps: int) -> Levels:
-        """The grid of ``steps`` timesteps that diffusers' DDIM scheduler would visit.
+    def levels(self, steps: int, timesteps: Timesteps = None) -> Levels:
+        """The grid of ``steps`` timesteps that one of diffusers' schedulers would visit.
+
+        Only its list is taken: what is stepped with is always `move`.
+
+        Args:
+            steps: How many; a list has as many.
+            timesteps: How they are spread over the levels of training: as the model's own scheduler
+                config says, by another rule of DDIM's, as LCM's scheduler takes them from 50 of
+                training (`lcm`), or one by one in any order.
 
         Raises:
             RecipeError: More steps than training timesteps, or a grid that runs past the last one.
         """
-        from diffusers import DDIMScheduler
-
         total = len(self.alphas_cumprod)
         if steps > total:
             raise RecipeError(
                 f"{steps} steps; the model knows {total}", fix=f"allowed 1 to {total}"
             )
-        scheduler = DDIMScheduler.from_config(dict(self.config) | {"clip_sample": False})
+        visited = tuple(sorted(self._visited(steps, timesteps)))
+        if visited[-1] >= total:
+            is_listed = timesteps is not None and not isinstance(timesteps, str)
+            raise RecipeError(
+                f"{steps} steps end at timestep {visited[-1]}; the last one is {total - 1}",
+                fix="name timesteps that the model knows"
+                if is_listed
+                else f"use at most {total - 1} steps: this scheduler starts counting at 1",
+            )
+        alphas = (self.final_alpha, *(self.alphas_cumprod[t] for t in visited))
+        return Levels(visited, alphas)
+
+    def around(self, coarse: Levels, steps: int, timesteps: Timesteps = None) -> Levels:
+        """The grid that an inversion walks to leave latents at the levels of a coarser one.
+
+        Args:
+            coarse: What is sampled.
+            steps: Of the inversion: as many are the same grid, others the grid of that number which
+                is spread in the same way.
+            timesteps: How `coarse` is spread. LCM's are some of the trailing grid's; around a list
+                the model's own way is taken.
+
+        Raises:
+            RecipeError: More steps than training timesteps, or a timestep of `coarse` is missing.
+        """
+        if steps == len(coarse):
+            return coarse
+        spacing = timesteps if isinstance(timesteps, str) else None
+        levels = self.levels(steps, "trailing" if spacing == "lcm" else spacing)
+        levels.restricted_to(coarse)
+        return levels
+
+    def _visited(self, steps: int, timesteps: Timesteps) -> Sequence[int]:
+        from diffusers import DDIMScheduler, LCMScheduler
+
+        if timesteps is not None and not isinstance(timesteps, str):
+            return timesteps
+        config = dict(self.config) | {"clip_sample": False}
+        if timesteps == "lcm":
+            scheduler = LCMScheduler.from_config(config)
+            most = scheduler.config.original_inference_steps
+            if steps > most:
+                raise RecipeError(
+                    f"sampling.timesteps lcm has {most} timesteps, and {steps} steps need more",
+                    fix=f"use at most {most} steps, or sampling.timesteps=trailing",
+                )
+        else:
+            spacing = {} if timesteps is None else {"timestep_spacing": timesteps}
+            scheduler = DDIMScheduler.from_config(config | spacing)
         scheduler.set_timesteps(steps)
         # The library's trailing grid counts down in fractions, and for some numbers of steps (103)
         # rounding lets it take one more, to timestep -1.
-        timesteps = tuple(sorted(int(t) for t in scheduler.timesteps if t >= 0))
-        if timesteps[-1] >= total:
-            raise RecipeError(
-                f"{steps} steps end at timestep {timesteps[-1]}; the last one is {total - 1}",
-                fix=f"use at most {total - 1} steps: this scheduler starts counting at 1",
-            )
-        alphas = (self.final_alpha, *(self.alphas_cumprod[t] for t in timesteps))
-        return Levels(timesteps, alphas)
+        return [int(t) for t in scheduler.timesteps if t >= 0]
 
     def epsilon(
         self, model_output: Float[Tensor, "b c h w"], seen: Float[Tensor, "b c h w"], alpha: float

@@ -29,6 +29,7 @@ from typer.main import get_command
 from stylecli import __version__
 from stylecli.cli import bundles, listening, signals, unattended
 from stylecli.cli.commands import (
+    analyze,
     bench,
     care,
     evaluate,
@@ -39,6 +40,7 @@ from stylecli.cli.commands import (
     regions,
     report,
     runs,
+    speed,
     status,
     transfer,
 )
@@ -73,6 +75,7 @@ class Command:
 
 
 GROUPS = {
+    "analyze": "Look at what goes on inside the model.",
     "recipes": "List, show and check recipes.",
     "models": "List, fetch and check the weights of backbones and metrics.",
     "cache": "See and shrink what is kept to avoid work.",
@@ -87,6 +90,7 @@ COMMANDS = (
     Command("invert", transfer.invert, MAKE),
     Command("evaluate", evaluate.evaluate, JUDGE),
     Command("bench-glyphs", bench.bench_glyphs, JUDGE),
+    Command("analyze features", analyze.features, JUDGE),
     Command("status", status.status, JUDGE),
     Command("report", report.report, JUDGE),
     Command("show", runs.show, JUDGE),
@@ -100,6 +104,7 @@ COMMANDS = (
     Command("cache list", care.cache_list, CARE),
     Command("cache prune", care.cache_prune, CARE),
     Command("doctor", models.doctor, CARE),
+    Command("bench", speed.bench, CARE),
 )
 _SHARED = {"json_lines": JsonOpt, "quiet": QuietOpt, "debug": DebugOpt}
 

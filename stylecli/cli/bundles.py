@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from stylecli.cli import carrying
@@ -50,7 +51,8 @@ class Inputs:
         return request.Contents(
             arguments=self.content or [],
             manifest=self.manifest,
-            stdin=sys.stdin.read,
+            # Once, however often the command is prepared.
+            stdin=cache(sys.stdin.read),
             nul=self.nul,
         )
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from stylecli.cli import dry_run as dry_run_page
 from stylecli.cli.console import console
+from stylecli.cli.progress import Silent
 
 if TYPE_CHECKING:
-    from stylecli.cli.unattended import Submission
+    from stylecli.cli.unattended import Running, Submission
+    from stylecli.engine.context import Reporter
     from stylecli.engine.request import Prepared
     from stylecli.engine.runs.making import Result
     from stylecli.recipe.load import Resolved
+    from stylecli.recipe.schema import Recipe
 
 
 def settings(
@@ -39,6 +42,43 @@ def settings(
     for text in resolved.notes:
         console.warn(text)
     return resolved
+
+
+class _Unheard:
+    """A reporter of what will be said again."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[Silent]:
+        """No progress."""
+        return nullcontext(Silent())
+
+
+def fitted(
+    resolved: Resolved,
+    gigabytes: float | None,
+    running: Running,
+    prepare: Callable[[Recipe, Reporter], Prepared],
+) -> Resolved:
+    """The recipe with what ``--fit`` chooses for it; without, as it is.
+
+    Args:
+        gigabytes: What ``--fit`` was given.
+        prepare: Checks the command under a recipe; what it will do tells what it will take.
+
+    Raises:
+        UsageError: Nothing fits.
+    """
+    # Work that is submitted is carried out by this same command, at a machine that may have more.
+    if gigabytes is None or running.submit is not None:
+        return resolved
+    prepared = prepare(resolved.recipe, _Unheard())
+    choice = prepared.fitting(gigabytes, resolved.decided())
+    return resolved.with_values(choice.values, f"--fit {gigabytes:g}")
 
 
 def carry_out(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from stylecli.cli.console import Console, size
 from stylecli.engine.runs.pace import duration
@@ -10,10 +11,13 @@ from stylecli.recipe.text import render
 
 if TYPE_CHECKING:
     from stylecli.engine.plan import Job
+    from stylecli.engine.planner import Cost
     from stylecli.engine.request import Prepared
     from stylecli.recipe.load import Resolved
 
 LISTED_JOBS = 20
+# Phases that take less of the whole are left out.
+SHOWN = 0.005
 
 
 def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
@@ -21,7 +25,7 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
     jobs = prepared.plan.jobs
     todo = prepared.todo()
     limit = prepared.destination.limit
-    cost = prepared.estimate()
+    cost = prepared.estimate() if prepared.rows else None
     model = {
         "id": prepared.session.source.name,
         "fingerprint": prepared.session.fingerprint,
@@ -44,7 +48,7 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
         "todo": todo,
         "limit": limit,
         "unet_rows_per_item": dict(prepared.rows),
-        "estimate": {"seconds": round(cost.seconds, 3), "memory_bytes": cost.memory_bytes},
+        "estimate": None if cost is None else _as_row(cost),
     }
     lines = [
         render(resolved),
@@ -55,14 +59,36 @@ def show(console: Console, resolved: Resolved, prepared: Prepared) -> None:
         *(f"#         {_names(job)} -> {job.output}" for job in jobs[:LISTED_JOBS]),
         *([f"#         and {len(jobs) - LISTED_JOBS} more"] if len(jobs) > LISTED_JOBS else []),
     ]
-    if prepared.rows:
+    if cost is not None:
         lines += [
             f"# rows    {', '.join(f'{n} {name}' for name, n in prepared.rows.items())} per item",
-            f"# time    about {duration(cost.seconds)} if nothing is cached (computed from a short "
-            "measurement)",
-            f"# memory  about {size(cost.memory_bytes)}",
+            *_table(cost),
+            f"# time    about {duration(cost.seconds)} if nothing is cached",
+            f"# memory  about {size(cost.memory_bytes)} at most, of the "
+            + ("process" if model["device"] == "cpu" else "device"),
+            f"# Times of operations: {cost.timed:.0%} timed now, the rest scaled by their size; "
+            "memory is computed.",
         ]
     console.result(row, text="\n".join(lines))
+
+
+def _as_row(cost: Cost) -> dict[str, Any]:
+    return {
+        "seconds": round(cost.seconds, 3),
+        "memory_bytes": cost.memory_bytes,
+        "timed": round(cost.timed, 3),
+        "parts": [{**asdict(part), "seconds": round(part.seconds, 3)} for part in cost.parts],
+    }
+
+
+def _table(cost: Cost) -> list[str]:
+    """A line for each phase that takes time."""
+    return [
+        f"#         {part.name:<14} {part.rows or '':>8} {duration(part.seconds):>12}"
+        f" {size(part.memory_bytes):>9}"
+        for part in cost.parts
+        if part.seconds >= SHOWN * cost.seconds
+    ]
 
 
 def _names(job: Job) -> str:

@@ -6,6 +6,7 @@ them to every command. Options that set a recipe key default to None: "as the re
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ import typer
 SETTINGS = "Settings"
 OUTPUT = "Output"
 RUN = "Run"
+# Where a command has --help-all, that alone shows this panel.
+RARE = "More"
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -36,6 +39,17 @@ def given(text: str) -> str:
 def given_path(text: str) -> Path:
     """A path that is not empty, which would mean the current folder."""
     return Path(given(text))
+
+
+def _gigabytes(text: str) -> float:
+    """An amount of memory; not NaN, nor without end."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < math.inf:
+        raise typer.BadParameter(f"{text!r} is no amount of memory in GB, such as 8 or 11.5")
+    return amount
 
 
 def _output(text: str) -> str:
@@ -75,12 +89,21 @@ ManifestOpt = Annotated[
 ]
 NulOpt = Annotated[
     bool,
-    typer.Option("-0", help="The list on standard input is NUL-separated.", rich_help_panel=RUN),
+    typer.Option("-0", help="The list on standard input is NUL-separated.", rich_help_panel=RARE),
 ]
 GuidanceOpt = Annotated[
     float | None,
     typer.Option(
         "--guidance", metavar="G", help="Guidance scale; 1 is off.", rich_help_panel=SETTINGS
+    ),
+]
+StepsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        help="Sampling steps; shares of them scale along.",
+        rich_help_panel=SETTINGS,
     ),
 ]
 PromptOpt = Annotated[
@@ -191,7 +214,7 @@ NameOpt = Annotated[
         "--name",
         metavar="PATTERN",
         parser=_pattern,
-        help="File names, of {folder}, {content}, {ext}, {style}, {key}.",
+        help="Names, of {folder}, {content}, {ext}, {style}, {key}.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -217,6 +240,16 @@ BatchOpt = Annotated[
         "--batch",
         metavar="N",
         help="Items the model makes together, as the memory allows.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+FitOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--fit",
+        metavar="GB",
+        parser=_gigabytes,
+        help="Choose batch, tiles and the like: the fastest that fits.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -265,7 +298,7 @@ QuietOpt = Annotated[
 ]
 DebugOpt = Annotated[
     bool,
-    typer.Option("--debug", help="Show tracebacks and library warnings.", rich_help_panel=RUN),
+    typer.Option("--debug", help="Show tracebacks and library warnings.", rich_help_panel=RARE),
 ]
 
 

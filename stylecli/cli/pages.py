@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from stylecli.cli import unattended
+from stylecli.cli import options
 
 HELP_NAMES = ["-h", "--help"]
 _SHOWS_ALL = "stylecli.shows_all"
@@ -29,9 +29,10 @@ class Leaf(_PlainFlags, TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page, without the panel that is for ``--help-all``."""
-        rare = [p for p in self.params if getattr(p, "rich_help_panel", None) == unattended.PANEL]
+        rare = [p for p in self.params if getattr(p, "rich_help_panel", None) == options.RARE]
+        has_more = any(p.name == "help_all" for p in self.params)
         for param in rare:
-            param.hidden = not ctx.meta.get(_SHOWS_ALL)  # type: ignore[attr-defined]
+            param.hidden = has_more and not ctx.meta.get(_SHOWS_ALL)  # type: ignore[attr-defined]
         try:
             super().format_help(ctx, formatter)
         finally:

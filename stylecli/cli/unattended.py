@@ -15,7 +15,7 @@ import typer
 from stylecli.cli import notify
 from stylecli.cli.bundles import Output, Outputs
 from stylecli.cli.console import console
-from stylecli.cli.options import AllowDownloadOpt, DryRunOpt, WaitOpt, given, given_path
+from stylecli.cli.options import RARE, AllowDownloadOpt, DryRunOpt, WaitOpt, given, given_path
 from stylecli.engine.runs import shards
 from stylecli.errors import UsageError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from stylecli.engine.request import Destination
     from stylecli.recipe.load import Resolved
     from stylecli.recipe.schema import Recipe
-
-PANEL = "Unattended"
 
 
 def _events_file(text: str) -> Path:
@@ -48,7 +46,7 @@ ShardOpt = Annotated[
         "--shard",
         metavar="I/N|auto",
         help="Do part I of N; auto: as the job array says.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 LimitOpt = Annotated[
@@ -58,12 +56,12 @@ LimitOpt = Annotated[
         metavar="N",
         min=1,
         help="Make at most N items, and leave the rest.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 RetryFailedOpt = Annotated[
     bool,
-    typer.Option("--retry-failed", help="Only items that failed last time.", rich_help_panel=PANEL),
+    typer.Option("--retry-failed", help="Only items that failed last time.", rich_help_panel=RARE),
 ]
 MaxFailuresOpt = Annotated[
     int | None,
@@ -72,7 +70,7 @@ MaxFailuresOpt = Annotated[
         metavar="N",
         min=1,
         help="End the run once N items were tried in vain.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 EngineOpt = Annotated[
@@ -82,7 +80,7 @@ EngineOpt = Annotated[
         metavar="local|ray",
         help="ray: on all GPUs of a cluster.",
         show_default=False,
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 SubmitOpt = Annotated[
@@ -91,7 +89,7 @@ SubmitOpt = Annotated[
         "--submit",
         metavar="slurm",
         help="Hand the work to a scheduler; --dry-run shows the batch file.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 TasksOpt = Annotated[
@@ -101,7 +99,7 @@ TasksOpt = Annotated[
         metavar="N",
         min=1,
         help="With --submit: into how many parts; default: 1.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 SbatchOpt = Annotated[
@@ -111,7 +109,7 @@ SbatchOpt = Annotated[
         metavar="OPTION",
         parser=given,
         help="With --submit: for its #SBATCH lines: --gres=gpu:1; repeatable.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 LogJsonOpt = Annotated[
@@ -121,7 +119,7 @@ LogJsonOpt = Annotated[
         metavar="FILE",
         parser=_events_file,
         help="Append what happens, as JSON lines; skipped items have none.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 PrometheusOpt = Annotated[
@@ -131,7 +129,7 @@ PrometheusOpt = Annotated[
         metavar="FILE.prom",
         parser=given_path,
         help="Figures for node_exporter; every job needs a file of its own.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 NotifyOpt = Annotated[
@@ -141,7 +139,7 @@ NotifyOpt = Annotated[
         metavar="CMD",
         parser=_program,
         help="Run CMD after a failure; it reads the summary.",
-        rich_help_panel=PANEL,
+        rich_help_panel=RARE,
     ),
 ]
 # For the programs that listen; `stylecli.cli.app` adds these to every command of the panel.

@@ -14,6 +14,7 @@ from stylecli.engine.grids import Axis, Changes, Claim, Figure, build
 from stylecli.errors import UsageError, did_you_mean
 from stylecli.recipe.presets import PRESETS
 from stylecli.recipe.schema import Recipe
+from stylecli.recipe.timeline import in_steps
 
 # Of the papers' sampler, in which their thresholds are counted.
 STEPS = 50
@@ -58,7 +59,7 @@ def scaled(of_fifty: int, steps: int) -> int:
 def _preset(name: str, steps: int) -> dict[str, Any]:
     """The settings of injection of a preset."""
     return {
-        key: scaled(value, steps) if key.endswith("_steps") else value
+        key: in_steps(value, steps) if key.endswith("_steps") else value
         for key, value in PRESETS[name].items()
         if key.startswith("injection.")
     }

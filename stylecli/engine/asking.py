@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stylecli.engine import painting, plan
+from stylecli.engine import method, painting, plan
 from stylecli.engine.grids import Figure
 from stylecli.engine.inputs import expand
 from stylecli.engine.mask_backends import Finder
-from stylecli.engine.paint_maker import Task
 from stylecli.engine.painting import Area, Painting
 from stylecli.engine.plan import Input
 from stylecli.engine.session import Session
+from stylecli.engine.tasks import Task
 from stylecli.errors import UsageError
 from stylecli.recipe.schema import Recipe
 
@@ -96,12 +96,24 @@ def _asked(painted: Painting) -> list[dict[str, Any]]:
 
 def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
     """The settings that decide a picture's bytes; files are counted by their digests elsewhere."""
-    sampling = {"schedule", "regions", "width", "height"} | (set() if with_masks else OF_REGIONS)
+    if not method.learns(recipe.sampling):
+        return method.decisive(recipe)
+    sampling = {"method", "schedule", "regions", "width", "height"}
+    if not with_masks:
+        sampling |= OF_REGIONS
+    # Results older than these settings keep their keys where they are not used.
+    sampling.add("accelerator")
+    if recipe.sampling.accelerator is None:
+        sampling.add("accelerator_weight")
+    if recipe.sampling.timesteps is None:
+        sampling.add("timesteps")
     left_out: dict[str, Any] = {
         "description": True,
         "device": True,
         "backbone": True,
         "evaluate": True,
+        "styleid": True,
+        "distill": True,
         "injection": {"preset"},
         "sampling": sampling,
     }
@@ -128,6 +140,8 @@ def rows_of(
         with_sheet: Every look is also painted everywhere, and every region alone or every schedule
             the other way round.
     """
+    if not method.learns(recipe.sampling):
+        return method.rows(recipes)
     paintings = [one.sampling for one in recipes] * (2 * areas + 1 if with_sheet else 1)
     areas += recipe.sampling.background == "denoise" and bool(recipe.sampling.regions)
     return {

@@ -16,7 +16,6 @@ from stylecli.engine.contents import Inverter, InvertMaker
 from stylecli.engine.context import Reporter
 from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
-from stylecli.engine.runs.making import OneByOne
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
 from stylecli.engine.training.lessons import Lesson, Styles, refuse_wrong_kind, suffix
@@ -49,6 +48,7 @@ def invert(
     ]
     session = Session.open(recipe, reporter, allow_download=allow_download)
     session.check_steps(recipe)
+    timesteps = recipe.sampling.timesteps
     planned = plan.build(
         "invert",
         wanted,
@@ -58,6 +58,7 @@ def invert(
             "inversion": recipe.inversion.model_dump(),
             "size": recipe.sampling.size,
             "steps": recipe.sampling.steps,
+            **({} if timesteps is None else {"timesteps": timesteps}),
         },
         seed=recipe.sampling.seed,
         output=destination.path,
@@ -73,7 +74,7 @@ def invert(
         session=session,
         destination=destination,
         rows=counts | ({"reconstruction": recipe.sampling.steps} if verify else {}),
-        start=lambda: InvertMaker(Inverter(session.backbone, session.context), recipe),
+        start=lambda: InvertMaker(Inverter(session.backbone, session.context), session),
     )
 
 
@@ -129,7 +130,7 @@ def train_lora(
         session=session,
         destination=destination,
         rows={"training": math.ceil(rows / len(lessons) / team.size)},
-        start=lambda: OneByOne(maker.make),
+        start=lambda: maker,
     )
 
 

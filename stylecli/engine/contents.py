@@ -13,14 +13,16 @@ from torch import Tensor
 from stylecli.artifacts import cache, files, images, store
 from stylecli.backbone.inversion import Trajectory, null_prediction, reconstruct
 from stylecli.backbone.model import Backbone
+from stylecli.backbone.schedule import Levels
 from stylecli.engine import trajectories
 from stylecli.engine.context import RunContext
 from stylecli.engine.plan import UNREADABLE, Input, Job
 from stylecli.engine.provenance import provenance, recorded
+from stylecli.engine.session import Session
 from stylecli.engine.trajectories import Kept, View, filled
 from stylecli.errors import ImageError
 from stylecli.evaluation.metrics import psnr
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Device, Recipe
 
 
 def read_content(item: Input) -> images.Picture:
@@ -99,10 +101,19 @@ class Inverter:
             self.backbone,
             views,
             recipe.inversion,
-            self.backbone.schedule.levels(recipe.sampling.steps),
+            self.levels(recipe),
+            timesteps=recipe.sampling.timesteps,
             rows=rows,
             reporter=self.context.reporter,
         )
+
+    def identities(self, views: Sequence[View], recipe: Recipe, rows: int = 1) -> list[object]:
+        """What decides the values of pictures' trajectories."""
+        levels, timesteps = self.levels(recipe), recipe.sampling.timesteps
+        return [
+            trajectories.identity(self.backbone, view, recipe.inversion, levels, rows, timesteps)
+            for view in filled(views, rows)
+        ]
 
     def invert(self, views: Sequence[View], recipe: Recipe, rows: int = 1) -> Trajectory:
         """The same as one batch, filled up to `rows` with the last of them."""
@@ -110,7 +121,12 @@ class Inverter:
         latents = torch.cat([one.latents for one in filled(kept, rows)], dim=1).to(
             self.backbone.device
         )
-        return Trajectory(self.backbone.schedule.levels(recipe.sampling.steps), latents)
+        return Trajectory(self.levels(recipe), latents)
+
+    def levels(self, recipe: Recipe) -> Levels:
+        """What is sampled, and kept of an inversion."""
+        sampling = recipe.sampling
+        return self.backbone.schedule.levels(sampling.steps, sampling.timesteps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +136,12 @@ class Inverted:
     Attributes:
         panels: Original | autoencoder | inverted and sampled back.
         rows: How many the model saw at a time.
+        device: The settings that were in force.
     """
 
     kept: Kept
     rows: int
+    device: Device
     panels: UInt8[Tensor, "h w 3"] | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,10 +149,11 @@ class Inverted:
 class InvertMaker:
     """Inverts pictures in batches and writes their trajectories."""
 
-    def __init__(self, inverter: Inverter, recipe: Recipe) -> None:
-        self.batch = recipe.device.batch
+    def __init__(self, inverter: Inverter, session: Session) -> None:
+        self.batch = session.recipe.device.batch
         self._inverter = inverter
-        self._recipe = recipe
+        self._session = session
+        self._recipe = session.recipe
 
     def load(self, job: Job) -> Canvas:
         return self._inverter.open(job.content, self._recipe, whole=False)
@@ -146,14 +165,16 @@ class InvertMaker:
         rows = self.batch
         kept = self._inverter.keep([canvas.view() for _, canvas in group], self._recipe, rows)
         return [
-            Inverted(one, rows) if job.sheet is None else self._verified(canvas, one, rows)
+            Inverted(one, rows, self._session.device)
+            if job.sheet is None
+            else self._verified(canvas, one, rows)
             for (job, canvas), one in zip(group, kept, strict=True)
         ]
 
     def save(self, job: Job, made: Inverted) -> Mapping[str, Any]:
         """Write the trajectory; its sheet first, because the file says that the item is done."""
         backbone = self._inverter.backbone
-        recipe = recorded(self._recipe, made.rows)
+        recipe = recorded(self._recipe, made.rows, made.device)
         made_by = provenance(job, recipe, backbone)
         if job.sheet is not None and made.panels is not None:
             store.save_image(job.sheet, made.panels, made_by)
@@ -161,10 +182,13 @@ class InvertMaker:
         store.save_tensors(job.output, made.kept.tensors, made.kept.header | said)
         return made.figures
 
+    def shrink(self) -> str | None:
+        return self._session.step_down()
+
     def _verified(self, canvas: Canvas, kept: Kept, rows: int) -> Inverted:
         """With what sampling back loses; against the autoencoder's, and against the picture."""
         backbone = self._inverter.backbone
-        levels = backbone.schedule.levels(self._recipe.sampling.steps)
+        levels = self._inverter.levels(self._recipe)
         trajectory = Trajectory(levels, kept.latents.to(backbone.device))
         replayed = reconstruct(trajectory, null_prediction(backbone, 1), backbone.schedule)
         clean, geometry = trajectory.latents[0], canvas.geometry
@@ -178,4 +202,4 @@ class InvertMaker:
             "psnr_reconstruction": round(psnr(result, original), 2),
             "psnr_against_vae": round(psnr(result, ceiling), 2),
         }
-        return Inverted(kept, rows, images.to_pixels(panels), figures)
+        return Inverted(kept, rows, self._session.device, images.to_pixels(panels), figures)

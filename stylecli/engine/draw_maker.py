@@ -21,7 +21,7 @@ from stylecli.engine.trajectories import filled, together
 from stylecli.errors import ItemError
 from stylecli.methods import diffstyler
 from stylecli.methods.diffstyler import Background, Region
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Device, Recipe
 from stylecli.tensors.seeds import generator
 
 
@@ -39,11 +39,13 @@ class Drawn:
 
     Attributes:
         rows: How many the model saw at a time.
+        device: The settings that were in force.
     """
 
     pixels: UInt8[Tensor, "h w 3"]
     said: str
     rows: int
+    device: Device
 
 
 class DrawMaker:
@@ -83,12 +85,12 @@ class DrawMaker:
             _found_nowhere,
             painter.context.reporter,
         )
-        whole = painter.looks(areas[0], files, sampling)
+        whole = painter.looks.of(areas[0], files, sampling)
         background = None
         shown = [Region(looks=whole)]
         if masks.background is not None:
             shown = [
-                Region(looks=painter.looks(area, files, sampling), share=share)
+                Region(looks=painter.looks.of(area, files, sampling), share=share)
                 for area, share in zip(on_top, masks.shares, strict=True)
             ]
             background = Background(share=masks.background, looks=whole)
@@ -100,20 +102,22 @@ class DrawMaker:
                 backbone,
                 painter.wardrobe.adapters,
                 self._noise(jobs, geometry, rows),
-                backbone.schedule.levels(sampling.steps),
+                backbone.schedule.levels(sampling.steps, sampling.timesteps),
                 shown,
                 background=background,
+                in_rows=drawing.recipe.device.adapters == "rows",
                 on_step=lambda: task.advance(1),
             )
         results = geometry.undo(backbone.decode(latents)).cpu()[: len(jobs)]
         for result in results:
             if float(result.std()) < FLAT:
                 raise ItemError("the result is one flat colour", fix="use --dtype float32")
-        return [Drawn(images.to_pixels(result), whole[0].prompt, rows) for result in results]
+        said, device = whole[0].prompt, painter.session.device
+        return [Drawn(images.to_pixels(result), said, rows, device) for result in results]
 
     def save(self, job: Job, made: Drawn) -> Mapping[str, Any]:
         drawing = self._drawings[job.key]
-        recipe = recorded(drawing.recipe, made.rows)
+        recipe = recorded(drawing.recipe, made.rows, made.device)
         # As it was typed, and what it came to; the seed tells which of several pictures of it.
         made_by = provenance(
             job,
@@ -125,6 +129,9 @@ class DrawMaker:
         store.save_image(job.output, made.pixels, made_by)
         height, width = made.pixels.shape[:2]
         return {"prompt": made.said, "height": height, "width": width}
+
+    def shrink(self) -> str | None:
+        return self._painter.session.step_down()
 
     def _geometry(self, recipe: Recipe) -> Geometry:
         height, width = size(recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float, UInt8
@@ -12,20 +12,21 @@ from stylecli.artifacts import images, store
 from stylecli.artifacts.sheets import grid
 from stylecli.engine import painting, trends
 from stylecli.engine.grids import Figure, Measure
-from stylecli.engine.painter import Painted, Painter
+from stylecli.engine.painter import AnyPainter, Painted
 from stylecli.engine.plan import Input, Job
-from stylecli.engine.provenance import provenance
+from stylecli.engine.provenance import provenance, recorded
 from stylecli.engine.trends import Figures
 from stylecli.engine.yardsticks import Yardsticks
+from stylecli.recipe.schema import Recipe
 
 
-def make(painter: Painter, job: Job, figure: Figure) -> Mapping[str, Any]:
+def make(painter: AnyPainter, job: Job, figure: Figure) -> Mapping[str, Any]:
     """Paint every cell of one job and write the grid.
 
     Raises:
         ItemError: The content cannot be read, or the model gave nothing that can be seen.
     """
-    look = [item for item in job.inputs if item.role != "content"]
+    look = [item for item in job.inputs if item.role not in ("content", "accelerator")]
     cells = _painted(painter, job.content, look, figure)
     pixels = [cell.pixels for cell in cells]
     content, style = cells[0].content, _picture(look)
@@ -45,7 +46,7 @@ def make(painter: Painter, job: Job, figure: Figure) -> Mapping[str, Any]:
     ]
     title = f"{job.content.path.stem} in {look[0].path.stem}: {figure.name}"
     sheet = drawn(figure, floats, content, style, title=title, notes=notes)
-    recipe = painter.recipe.model_dump(exclude={"evaluate"})
+    recipe = recorded(painter.recipe, 1, painter.session.device)
     made_by = provenance(job, recipe, painter.backbone, figure=figure.settings())
     store.save_image(job.output, sheet, made_by)
     height, width = sheet.shape[:2]
@@ -64,15 +65,29 @@ def make(painter: Painter, job: Job, figure: Figure) -> Mapping[str, Any]:
 
 
 def _painted(
-    painter: Painter, content: Input, look: Sequence[Input], figure: Figure
+    painter: AnyPainter, content: Input, look: Sequence[Input], figure: Figure
 ) -> list[Painted]:
-    cells = []
+    cells: dict[int, Painted] = {}
     with painter.context.reporter.task("cells", len(figure.cells)) as task:
-        for cell in figure.cells:
-            wanted = painting.in_one_look(look, cell.recipe.sampling)
-            cells.append(painter.paint(content, wanted, recipe=cell.recipe))
-            task.advance(1)
-    return cells
+        for some in _side_by_side([cell.recipe for cell in figure.cells]):
+            recipes = [figure.cells[place].recipe for place in some]
+            wanted = [painting.in_one_look(look, recipe.sampling) for recipe in recipes]
+            cells |= zip(some, painter.paint_each(content, wanted, recipe=recipes[0]), strict=True)
+            task.advance(len(some))
+    return [cells[place] for place in range(len(figure.cells))]
+
+
+def _side_by_side(recipes: Sequence[Recipe]) -> Iterator[list[int]]:
+    """Places of recipes that differ in nothing but what is asked of the model."""
+    alike: dict[str, list[int]] = {}
+    for place, recipe in enumerate(recipes):
+        asked = {"sampling": {"weight", "guidance", "prompt", "negative"}}
+        shared = store.digest(recipe.model_dump(mode="json", exclude=asked))
+        alike.setdefault(shared, []).append(place)
+    at_once = recipes[0].device.looks
+    for places in alike.values():
+        for first in range(0, len(places), at_once):
+            yield places[first : first + at_once]
 
 
 def _picture(look: Sequence[Input]) -> Float[Tensor, "3 _h _w"] | None:

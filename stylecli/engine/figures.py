@@ -15,6 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import product
 
+from stylecli.engine import method
 from stylecli.engine.ablations import ablate
 from stylecli.engine.grids import Axis, Figure, build
 from stylecli.errors import RecipeError, UsageError, did_you_mean
@@ -32,6 +33,7 @@ SHORT_NAMES = {
 }
 CONTINUES = ".."
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,2})?", re.IGNORECASE)
+SHARE = "%"
 # Layers may be a list in brackets, whose commas are its own.
 _COMMA = re.compile(r",(?![^\[]*\])")
 
@@ -48,6 +50,11 @@ def chosen(
     if sweeps and ablation is not None:
         raise UsageError("--sweep and --ablate exclude each other", fix="make two figures")
     if ablation is not None:
+        if not method.learns(recipe.sampling):
+            raise UsageError(
+                f"--ablate is for the method {method.LEARNS}, not {recipe.sampling.method}",
+                fix="use --sweep, such as --sweep " + _example(recipe.sampling.method),
+            )
         return ablate(recipe, ablation)
     return sweep(recipe, sweeps) if sweeps else None
 
@@ -66,7 +73,7 @@ def sweep(recipe: Recipe, texts: Sequence[str]) -> Figure:
     pieces = [piece for text in texts for piece in re.split(r"\s+(?=[\w.]+\s*=)", text.strip())]
     if len(pieces) > 2:
         raise UsageError(f"--sweep has {len(pieces)} axes", fix="a grid has one or two")
-    named = [_parsed(piece) for piece in pieces]
+    named = [_parsed(piece, recipe.sampling.method) for piece in pieces]
     if len({entries[0].path for _, entries in named}) < len(named):
         raise UsageError(f"--sweep {pieces[1]}: the same setting twice", fix="give it once")
     count = math.prod(len(entries) for _, entries in named)
@@ -93,8 +100,8 @@ def values(text: str) -> list[str]:
     Raises:
         ValueError: Not of that form.
 
-    >>> values("0,10,..,40"), values("hard, adaptive"), values("anchor,[4, 5]")
-    (['0', '10', '20', '30', '40'], ['hard', 'adaptive'], ['anchor', '[4, 5]'])
+    >>> values("0,10,..,40"), values("0%,50%,..,100%"), values("anchor,[4, 5]")
+    (['0', '10', '20', '30', '40'], ['0%', '50%', '100%'], ['anchor', '[4, 5]'])
     """
     parts = [part.strip() for part in _COMMA.split(text)]
     if not all(parts):
@@ -105,9 +112,11 @@ def values(text: str) -> list[str]:
             found.append(part)
             continue
         around = [*found[-2:], *parts[number + 1 : number + 2]]
-        if len(around) < 3 or not all(_NUMBER.fullmatch(one) for one in around):
+        unit = SHARE if all(one.endswith(SHARE) for one in around) else ""
+        bare = [one.removesuffix(unit) for one in around]
+        if len(around) < 3 or not all(_NUMBER.fullmatch(one) for one in bare):
             raise ValueError(".. needs two numbers before it and one behind it")
-        found += _between(*map(Decimal, around))
+        found += (number + unit for number in _between(*map(Decimal, bare)))
     return found
 
 
@@ -123,18 +132,18 @@ def _between(first: Decimal, second: Decimal, last: Decimal) -> Iterator[str]:
         yield f"{second + index * step:f}"
 
 
-def _parsed(piece: str) -> tuple[str, list[Entry]]:
+def _parsed(piece: str, of: str) -> tuple[str, list[Entry]]:
     """The name of an axis and what it sets, one entry a value."""
     name, equals, text = (part.strip() for part in piece.partition("="))
     key = SHORT_NAMES.get(name, name)
     if equals:
-        _refuse_unknown(name, key)
+        _refuse_unknown(name, key, of)
     try:
         given = values(text)
     except ValueError as error:
         raise UsageError(
             f"--sweep {piece}: {error if equals else 'not NAME=VALUES'}",
-            fix="such as features=0,10,..,50 or injection.attn_tail=hard,adaptive",
+            fix=f"such as {_example(of)}",
         ) from None
     entries = [
         replace(entry, place="--sweep", origin="--sweep")
@@ -151,23 +160,39 @@ def _parsed(piece: str) -> tuple[str, list[Entry]]:
     return short.get(key, key.rpartition(".")[2]), entries
 
 
-def sweepable() -> list[str]:
-    """Full keys that a cell may change: those that leave the model, LoRAs and steps as they are."""
+def sweepable(of: str = method.LEARNS) -> list[str]:
+    """Full keys that a cell may change: those that leave the model, LoRAs and steps as they are.
+
+    Args:
+        of: The method.
+    """
+    if of != method.LEARNS:
+        return [".".join(map(str, path)) for path in words.leaves((method.SECTIONS[of],))]
     injection = [f"injection.{path[1]}" for path in words.leaves(("injection",))]
     # Not one setting, but a name for many, of the inversion too.
     injection.remove("injection.preset")
     return [*injection, "sampling.weight", "sampling.guidance", "sampling.start"]
 
 
-def _refuse_unknown(name: str, key: str) -> None:
-    known = sweepable()
+def _example(of: str) -> str:
+    return {
+        "styleid": "styleid.gamma=0.3,0.5,..,0.9",
+        "attn-distill": "distill.content_weight=0.1,0.2,..,0.5",
+    }.get(of, "features=0,10,..,50 or injection.attn_tail=hard,adaptive")
+
+
+def _refuse_unknown(name: str, key: str, of: str) -> None:
+    known = sweepable(of)
     if key in known:
         return
     is_key = words.schema_at(tuple(key.split("."))) is not None
-    hint = "" if is_key else did_you_mean(name, [*SHORT_NAMES, *known])
+    is_learned = of == method.LEARNS
+    hint = "" if is_key else did_you_mean(name, [*SHORT_NAMES, *known] if is_learned else known)
+    usable = f"{', '.join(SHORT_NAMES)}, sampling.start or a key of injection but preset"
     raise RecipeError(
-        f"--sweep {name}: {'cannot be swept' if is_key else 'there is no such setting'}",
-        fix=f"{hint}use {', '.join(SHORT_NAMES)}, sampling.start or a key of injection but preset",
+        f"--sweep {name}: {'cannot be swept' if is_key else 'there is no such setting'}"
+        + ("" if is_learned else f" with the method {of}"),
+        fix=f"{hint}use {usable if is_learned else 'a key of ' + method.SECTIONS[of]}",
     )
 
 
@@ -178,5 +203,7 @@ def _shown(value: object) -> str:
 
 
 def _numbers(given: Sequence[object]) -> tuple[float, ...] | None:
+    if all(isinstance(v, str) and _NUMBER.fullmatch(v.removesuffix(SHARE)) for v in given):
+        return tuple(float(str(v).removesuffix(SHARE)) for v in given)
     numbers = [float(v) for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
     return tuple(numbers) if len(numbers) == len(given) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stylecli.artifacts import images, store
-from stylecli.engine import asking, inputs, painting, plan, regions
+from stylecli.engine import asking, inputs, method, painting, plan, regions
 from stylecli.engine.context import Reporter
 from stylecli.engine.draw_maker import Drawing, DrawMaker, size
 from stylecli.engine.painter import Painter
@@ -152,6 +152,7 @@ def generate(
         InputError: Inputs that do not exist.
         WeightsError: The backbone is not on this machine.
     """
+    method.refuse_unfit("generate", recipe, set())
     wishes = words.wishes(destination.path, recipe.sampling.prompt)
     looks = asking.looks_of(styles, loras)
     session = Session.open(recipe, reporter, allow_download=allow_download)
@@ -199,7 +200,8 @@ def generate(
         },
         seed=recipe.sampling.seed,
         output=destination.path,
-        name=destination.name or (STYLED_NAME if any(first.parts) else PICTURE_NAME),
+        name=destination.name
+        or (STYLED_NAME if any(p.look.role in plan.FIELDS for p in first.parts) else PICTURE_NAME),
         is_file=destination.is_file(len(wanted), from_manifest=words.manifest is not None),
         suffixes=store.PICTURE_SUFFIXES,
         strip=destination.strip,

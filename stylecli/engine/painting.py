@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from stylecli.artifacts import images
 from stylecli.artifacts.locate import IMAGE_SUFFIXES
+from stylecli.engine import method
 from stylecli.engine.plan import Input
 from stylecli.engine.training import lora
 from stylecli.errors import ImageError, InputError, UsageError, WeightsError
@@ -75,6 +76,7 @@ class Area:
 
     Attributes:
         mask: A file, or the words after ``text:``; None is the whole picture.
+        accelerator: A LoRA at work in every stretch, which makes up no look.
     """
 
     stretches: tuple[Stretch, ...]
@@ -82,6 +84,7 @@ class Area:
     prompt: str | None = None
     negative: str = ""
     guidance: float = 1.0
+    accelerator: Part | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +117,17 @@ class Painting:
 
     @property
     def parts(self) -> Iterator[Part]:
-        return (part for area in self.areas for stretch in area.stretches for part in stretch.parts)
+        """All LoRAs it takes, those of its looks first."""
+        for area in self.areas:
+            for stretch in area.stretches:
+                yield from stretch.parts
+        yield from self.accelerators
+
+    @property
+    def accelerators(self) -> list[Part]:
+        """What works beside every look: one LoRA, or none."""
+        found = (area.accelerator for area in self.areas)
+        return list(dict.fromkeys(part for part in found if part is not None))
 
     @property
     def has_masks(self) -> bool:
@@ -144,6 +157,9 @@ def in_one_look(look: Sequence[Input], sampling: Sampling) -> Painting:
     Args:
         look: A style picture and perhaps its caption, or a LoRA; empty is the base model.
     """
+    if not method.learns(sampling):
+        # Nothing is learned, so a caption says nothing; and of its steps nobody is told.
+        return Painting((Area(stretches=(Stretch(0, 1, (Part(look[0], 1.0),)),)),))
     caption = look[1] if len(look) > 1 else None
     parts = tuple(Part(first, sampling.weight, caption) for first in look[:1])
     return Painting((_area(sampling, (Stretch(0, sampling.steps, parts),)),))
@@ -280,7 +296,20 @@ def _area(sampling: Sampling, stretches: tuple[Stretch, ...]) -> Area:
         prompt=sampling.prompt,
         negative=sampling.negative,
         guidance=sampling.guidance,
+        accelerator=_accelerator(sampling),
     )
+
+
+def _accelerator(sampling: Sampling) -> Part | None:
+    if sampling.accelerator is None:
+        return None
+    path = Path(sampling.accelerator).expanduser()
+    try:
+        existing_lora(path)
+    except (InputError, WeightsError) as error:
+        fix = "name a LoRA file, such as an LCM or Hyper-SD one, or null"
+        raise type(error)(f"sampling.accelerator: {error.what}", fix=fix) from error
+    return Part(Input.of("accelerator", path), sampling.accelerator_weight)
 
 
 def _mask(name: str, content: Path | None) -> Input | str:

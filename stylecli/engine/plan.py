@@ -16,7 +16,7 @@ from stylecli.engine import collisions
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
-Role = Literal["content", "style", "caption", "lora", "mask", "prompt"]
+Role = Literal["content", "style", "caption", "lora", "accelerator", "mask", "prompt"]
 # Raised when a change of ours makes other pictures from the same inputs.
 METHOD_VERSION = 2
 MAX_NAME = 80

@@ -19,17 +19,24 @@ from stylecli.engine.plan import Input, Job
 from stylecli.errors import StyleError
 from stylecli.masks.hub import shown
 from stylecli.recipe import timeline
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Device, Recipe
 
 SCHEMA_VERSION = 1
 # The folders of an absolute path; not of a URL, and not of one that is relative.
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])+")
 
 
-def recorded(recipe: Recipe, rows: int) -> dict[str, Any]:
-    """The settings that a file tells of, with how many pictures the model really saw together."""
+def recorded(recipe: Recipe, rows: int, device: Device) -> dict[str, Any]:
+    """The settings that a file tells of.
+
+    Args:
+        rows: Pictures that the model really saw together.
+        device: The settings that were in force, which may be lower than the recipe's.
+    """
     sections = recipe.model_dump(exclude={"evaluate"})
-    sections["device"]["batch"] = rows
+    sections["device"] = device.model_dump() | {"batch": rows}
+    # Neither changes what is made; only where rows have LoRAs of their own, looks do its last bits.
+    del sections["device"]["source_cache"], sections["device"]["looks"]
     return sections
 
 
@@ -76,7 +83,7 @@ def provenance(
 
 
 def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with the files of schedules and regions by their names alone."""
+    """The section with its LoRAs and masks by the names of their files alone."""
 
     def entries(schedule: Any) -> Any:
         return schedule and [
@@ -88,6 +95,8 @@ def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
         ]
 
     shown_ = dict(sampling)
+    if sampling.get("accelerator"):
+        shown_["accelerator"] = Path(sampling["accelerator"]).name
     if "schedule" in sampling:
         shown_["schedule"] = entries(sampling["schedule"])
     if "regions" in sampling:

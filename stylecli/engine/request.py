@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,8 @@ from pathlib import Path
 from stylecli.artifacts import journal, store
 from stylecli.artifacts.journal import Journal
 from stylecli.engine import inputs, plan
-from stylecli.engine.estimate import Cost, estimate
 from stylecli.engine.plan import Plan
+from stylecli.engine.planner import Choice, Cost, planning
 from stylecli.engine.runs import local, shards
 from stylecli.engine.runs.known import Known, pending
 from stylecli.engine.runs.making import Maker, Result, Work
@@ -204,17 +204,33 @@ class Prepared:
         return len(pending(self.plan.jobs, known, overwrite=self.destination.overwrite)[0])
 
     def estimate(self) -> Cost:
-        """Time and memory if nothing were cached."""
+        """Time and memory if nothing were cached; operations are timed for a few seconds."""
         recipe = self.session.recipe
-        crop = recipe.lora.crop_px if recipe.lora.crop == "random" else recipe.lora.resolution
-        return estimate(
-            self.session.folder,
-            self.session.context.device,
-            self.session.context.dtype,
+        planner = planning.planner(
+            self.session, self.plan.jobs, self.rows, items=self.todo(), size_px=self.size_px
+        )
+        checkpointing = recipe.lora.gradient_checkpointing
+        planner.measure(recipe.device, checkpointing=checkpointing)
+        return planner.cost(recipe.device, checkpointing=checkpointing)
+
+    def fitting(self, gigabytes: float, kept: Collection[str]) -> Choice:
+        """The fastest settings whose estimated peak fits.
+
+        Args:
+            gigabytes: Of a GPU, or of the process on a CPU.
+            kept: Dotted keys that the user decided.
+
+        Raises:
+            UsageError: Nothing fits.
+        """
+        return planning.fitting(
+            self.session,
+            self.plan.jobs,
             self.rows,
             items=self.todo(),
-            size_px=self.size_px or recipe.sampling.size,
-            train_px=crop,
+            size_px=self.size_px,
+            gigabytes=gigabytes,
+            kept=kept,
         )
 
     def run(self) -> Generator[Result, None, None]:

@@ -10,17 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stylecli.artifacts import store
-from stylecli.engine import asking, figure_sheet, painting, plan, sheets
+from stylecli.engine import asking, figure_sheet, method, painting, plan, sheets
+from stylecli.engine.by_example import ByExample
 from stylecli.engine.context import Reporter
 from stylecli.engine.grids import Figure
 from stylecli.engine.inputs import Row, at
-from stylecli.engine.paint_maker import Draw, PaintMaker, Task
-from stylecli.engine.painter import Painter
+from stylecli.engine.paint_maker import Draw, PaintMaker
+from stylecli.engine.painter import AnyPainter, Painter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.runs.making import Maker, OneByOne
 from stylecli.engine.session import Session
+from stylecli.engine.tasks import Task, in_order, side_by_side
 from stylecli.errors import UsageError
 from stylecli.recipe.rows import changed as changed_by_row
 from stylecli.recipe.schema import Recipe
@@ -29,8 +31,6 @@ PICTURE_NAME = "{content}__{style}.png"
 FIGURE_NAME = "{{content}}__{{style}}.{figure}.png"
 # Commands that say which steps they understood.
 SCHEDULED = ("mask-transfer", "switch")
-# Of the recipe, what a row of a manifest may change for its content alone.
-ROW_SECTIONS = ("sampling", "injection", "inversion")
 
 
 def transfer(
@@ -75,8 +75,7 @@ def transfer(
         if own or changed is not recipe:
             paintings = [painting.in_one_look(one, changed.sampling) for one in own or looks]
         tasks += [Task(content, one, changed, row.output, row.folder) for one in paintings]
-    # Jobs of one look together: its LoRA is loaded, or learned, once.
-    tasks.sort(key=lambda task: [(p.look.role, p.look.sha256) for p in task.painting.parts])
+    tasks = in_order(tasks, recipe.device)
     return prepare(
         "transfer",
         recipe,
@@ -190,6 +189,7 @@ def prepare(
         if figure
         else list({id(task.recipe): task.recipe for task in tasks}.values())
     )
+    method.refuse_unfit(command, recipe, roles)
     if any(one.sampling.start == "adain" for one in recipes) and "lora" in roles:
         raise UsageError(
             "sampling.start adain needs a style picture, and a LoRA has none",
@@ -233,15 +233,15 @@ def prepare(
         strip=destination.strip,
     )
     by_key = {job.key: task for job, task in zip(planned.jobs, tasks, strict=True)}
+    looks = side_by_side(tasks, recipe.device)
     planned = plan.shard(planned, destination.part)
 
     def start() -> Maker:
-        painter = Painter(session, allow_download=allow_download)
-        # One that does not fit the model is refused before any item is made with another.
-        painter.try_on(by_key[job.key].painting for job in planned.jobs)
+        paintings = [by_key[job.key].painting for job in planned.jobs]
+        painter = _painter(session, paintings, allow_download=allow_download)
         if figure is not None:
-            return OneByOne(lambda job: figure_sheet.make(painter, job, figure))
-        return PaintMaker(painter, by_key, draw)
+            return OneByOne(lambda job: figure_sheet.make(painter, job, figure), session.step_down)
+        return PaintMaker(painter, by_key, draw, looks)
 
     areas = max((len(task.painting.areas) for task in tasks), default=1)
     return Prepared(
@@ -252,6 +252,17 @@ def prepare(
         notes=asking.timetable(recipe, tasks[0].painting) if command in SCHEDULED else (),
         start=start,
     )
+
+
+def _painter(
+    session: Session, paintings: Sequence[Painting], *, allow_download: bool
+) -> AnyPainter:
+    """The painter of the recipe's method; a LoRA that does not fit is refused at once."""
+    if not method.learns(session.recipe.sampling):
+        return ByExample(session)
+    painter = Painter(session, allow_download=allow_download)
+    painter.try_on(paintings)
+    return painter
 
 
 def _of_row(recipe: Recipe, row: Row, figure: Figure | None = None) -> Recipe:
@@ -266,7 +277,8 @@ def _of_row(recipe: Recipe, row: Row, figure: Figure | None = None) -> Recipe:
             f"{row.place}  {row.changes[0][0]}: a figure's cells have settings of their own",
             fix="leave out --sweep and --ablate, or the column",
         )
-    return changed_by_row(recipe, row.changes, row.place, ROW_SECTIONS)
+    sections = method.ROW_SECTIONS[recipe.sampling.method]
+    return changed_by_row(recipe, row.changes, row.place, sections)
 
 
 def _tasks(

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from stylecli.backbone import registry
 from stylecli.backbone.model import Backbone, fingerprint, load
 from stylecli.backbone.schedule import NoiseSchedule
+from stylecli.backbone.tuning import tune
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Device, Recipe
+
+STEPS = ("rows", "tiles", "parts", "blocks")
 
 
 @dataclass(eq=False)
 class Session:
-    """One run's recipe, device and weights; the model is loaded on first use."""
+    """One run's recipe, device and weights; the model is loaded on first use.
+
+    Attributes:
+        device: The settings in force: the recipe's, until there was too little memory for them.
+    """
 
     recipe: Recipe
     context: RunContext
     source: registry.Source
     folder: Path
+    device: Device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = self.recipe.device
 
     @classmethod
     def open(cls, recipe: Recipe, reporter: Reporter, *, allow_download: bool = False) -> Session:
@@ -54,8 +66,11 @@ class Session:
         if not file.is_file():
             return  # loading says what is missing
         schedule = NoiseSchedule.from_config(json.loads(file.read_bytes()))
-        steps = schedule.levels(recipe.sampling.steps)
-        schedule.levels(recipe.inversion.steps).restricted_to(steps)
+        sampling = recipe.sampling
+        levels = schedule.levels(sampling.steps, sampling.timesteps)
+        schedule.around(levels, recipe.inversion.steps, sampling.timesteps)
+        if sampling.method == "attn-distill":
+            schedule.levels(recipe.distill.iterations)
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -63,8 +78,9 @@ class Session:
 
         Raises:
             WeightsError: Damaged or incomplete.
+            UsageError: This machine cannot compile, and is to.
         """
-        return load(
+        loaded = load(
             # Of a local folder no more than its own name, since files will carry it.
             Path(self.source.name).name,
             self.folder,
@@ -72,4 +88,35 @@ class Session:
             device=self.context.device,
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
+            is_resident=self.device.offload == "none" or self.context.device.type != "cuda",
         )
+        tune(loaded, self.device, warn=self.context.reporter.warn)
+        if self.device.offload != "none" and self.context.device.type != "cuda":
+            self.context.reporter.warn("device.offload is for GPUs; nothing waits elsewhere here")
+        return loaded
+
+    def step_down(self, among: Collection[str] = STEPS) -> str | None:
+        """Lower the settings in force once more, and say how; None when nothing is left.
+
+        What is made from here on differs in its last bits, and in tiles by more; files tell of it.
+
+        Args:
+            among: Steps that do the caller any good.
+        """
+        for name, words, changes in self._ladder():
+            is_new = any(getattr(self.device, key) != value for key, value in changes.items())
+            if is_new and name in among:
+                self.device = self.device.model_copy(update=changes)
+                tune(self.backbone, self.device, warn=self.context.reporter.warn)
+                return words
+        return None
+
+    def _ladder(self) -> Iterator[tuple[str, str, dict[str, object]]]:
+        """Steps in the order of what they cost, without those that would spare nothing."""
+        yield "rows", "one row at a time", {"max_rows": 1}
+        yield "tiles", "large pictures in tiles", {"tiling": True}
+        if self.context.device.type != "cuda":
+            return  # others compute where weights would wait
+        if self.device.offload == "none":
+            yield "parts", "with only the part at work on the GPU", {"offload": "parts"}
+        yield "blocks", "with only the block at work on the GPU", {"offload": "blocks"}

@@ -36,7 +36,7 @@ class Sheet:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def compared(_painter: Painter, job: Job, painting: Painting, painted: Painted) -> Sheet:
+def compared(_painter: object, job: Job, painting: Painting, painted: Painted) -> Sheet:
     """Content, style (where there is a picture of it) and result side by side at one height."""
     panels = [painted.content, images.to_float(painted.pixels)]
     look = next(painting.parts).look
@@ -57,23 +57,19 @@ def of_regions(painter: Painter, job: Job, painting: Painting, painted: Painted)
     result = images.to_float(painted.pixels)
     names = _told_apart([area.place for area in areas])
     content = job.content
-    everywhere = [
-        # Of the model's size, where the result was pasted into its content.
-        images.scaled(
-            images.to_float(painter.paint(content, Painting((replace(area, mask=None),))).pixels),
-            (result.shape[-2], result.shape[-1]),
-        )
-        for area in areas
-    ]
+    whole = [Painting((replace(area, mask=None),)) for area in areas]
+    alone = [Painting((area,)) for area in areas] if len(areas) > 1 else []
+    parts = [images.to_float(p.pixels) for p in painter.paint_each(content, [*whole, *alone])]
+    # Of the model's size, where the result was pasted into its content.
+    size = (result.shape[-2], result.shape[-1])
+    everywhere = [images.scaled(one, size) for one in parts[: len(areas)]]
     rows: list[list[Tensor | None]] = [
         [painted.content, overlay(painted.content, painted.masks, names), result],
         [*everywhere],
     ]
     row_labels = ["", "everywhere"]
-    if len(areas) > 1:
-        rows.append(
-            [images.to_float(painter.paint(content, Painting((area,))).pixels) for area in areas]
-        )
+    if alone:
+        rows.append([*parts[len(areas) :]])
         row_labels.append("alone")
     distances = _inside(result, painted.masks, everywhere)
     notes = [
@@ -119,25 +115,24 @@ def of_orders(painter: Painter, job: Job, painting: Painting, painted: Painted) 
     The figures tell what early and late looks decide: coarse shapes, fine texture.
     """
     (area,) = painting.areas
-
-    def under(stretches: Sequence[Stretch]) -> Tensor:
-        changed = Painting((replace(area, stretches=tuple(stretches)),))
-        return images.to_float(painter.paint(job.content, changed).pixels)
-
     looks = list({str(s.asks()): s for s in area.stretches}.values())
     result = images.to_float(painted.pixels)
-    alone: list[tuple[str, Tensor]] = []
-    if len(looks) > 1:
-        steps = area.stretches[-1].stop
-        names = _told_apart([look.name for look in looks])
-        alone = [
-            (name, under([replace(look, start=0, stop=steps)]))
-            for name, look in zip(names, looks, strict=True)
-        ]
-    cells = [*alone, (_order(area.stretches), result)]
+    names = _told_apart([look.name for look in looks]) if len(looks) > 1 else []
+    steps = area.stretches[-1].stop
+    changed: dict[str, tuple[Stretch, ...]] = {
+        name: (replace(look, start=0, stop=steps),)
+        for name, look in zip(names, looks, strict=False)
+    }
     opposite = _opposite(area.stretches)
     if [s.asks() for s in opposite] != [s.asks() for s in area.stretches]:
-        cells.append((_order(opposite), under(opposite)))
+        changed[_order(opposite)] = opposite
+    wanted = [Painting((replace(area, stretches=stretches),)) for stretches in changed.values()]
+    others = [
+        (name, images.to_float(one.pixels))
+        for name, one in zip(changed, painter.paint_each(job.content, wanted), strict=True)
+    ]
+    alone = others[: len(names)]
+    cells = [*alone, (_order(area.stretches), result), *others[len(names) :]]
     figures, notes = _of_order(result, alone, cells)
     if len(alone) > 1:
         asked = [str(look.asks()) for look in looks]

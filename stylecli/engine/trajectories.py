@@ -18,7 +18,7 @@ from torch import Tensor
 from stylecli.artifacts import cache, images, store
 from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels
+from stylecli.backbone.schedule import Levels, Timesteps
 from stylecli.engine.context import Reporter
 from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion
@@ -59,7 +59,12 @@ class Kept:
 
 
 def identity(
-    backbone: Backbone, view: View, inversion: Inversion, keep: Levels, rows: int = 1
+    backbone: Backbone,
+    view: View,
+    inversion: Inversion,
+    keep: Levels,
+    rows: int = 1,
+    timesteps: Timesteps = None,
 ) -> dict[str, object]:
     """All that decides a trajectory's values; written into its header, and its key."""
     return {
@@ -77,6 +82,13 @@ def identity(
         "prompt": "",
         # Batches of other sizes may differ in the last bit, and a result is to be made again.
         **({"rows": rows} if rows > 1 else {}),
+        **({"tuned": dict(backbone.tuned)} if backbone.tuned else {}),
+        # Of levels between those that are kept, where they do not lie in the model's own way.
+        **(
+            {"spread": timesteps}
+            if isinstance(timesteps, str) and inversion.steps != len(keep)
+            else {}
+        ),
     }
 
 
@@ -86,6 +98,7 @@ def find_or_invert(
     inversion: Inversion,
     keep: Levels,
     *,
+    timesteps: Timesteps = None,
     rows: int = 1,
     reporter: Reporter,
 ) -> list[Kept]:
@@ -96,13 +109,14 @@ def find_or_invert(
         views: At most `rows` of them.
         inversion: The settings.
         keep: Levels to store.
+        timesteps: How they are spread, which is how those between them are.
         rows: The model always sees so many at a time, so that equal pictures give equal bits.
         reporter: Told of progress.
 
     Raises:
         ItemError: The model returned NaN or infinity.
     """
-    wanted = [identity(backbone, view, inversion, keep, rows) for view in views]
+    wanted = [identity(backbone, view, inversion, keep, rows, timesteps) for view in views]
     files = [cache.cached(cache.TRAJECTORIES, store.digest(one), ".safetensors") for one in wanted]
     found = [
         _read(path, one, keep) if path.exists() else None
@@ -112,7 +126,8 @@ def find_or_invert(
     missing = {path: i for i, path in enumerate(files) if found[i] is None}
     if missing:
         chosen = [views[i] for i in missing.values()]
-        made = _inverted(backbone, chosen, inversion, keep, rows, reporter)
+        levels = backbone.schedule.around(keep, inversion.steps, timesteps)
+        made = _inverted(backbone, chosen, inversion, levels, keep, rows, reporter)
         for latents, (path, i) in zip(made, missing.items(), strict=True):
             kept = _as_kept(latents, wanted[i], keep)
             cache.keep(
@@ -126,11 +141,11 @@ def _inverted(
     backbone: Backbone,
     views: Sequence[View],
     inversion: Inversion,
+    levels: Levels,
     keep: Levels,
     rows: int,
     reporter: Reporter,
 ) -> list[Float[Tensor, "levels c h w"]]:
-    levels = backbone.schedule.levels(inversion.steps)
     pictures = [view.image for view in filled(views, rows)]
     with reporter.task(f"invert {together([view.name for view in views])}", len(levels)) as task:
         trajectory = invert(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stylecli.artifacts import cache, store
 from stylecli.backbone import lora as lora_files
+from stylecli.backbone import row_loras
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import RunContext
@@ -25,7 +26,7 @@ class Wardrobe:
     """The LoRAs of one model; style pictures become one when they are first asked for."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe, context: RunContext) -> None:
-        self.adapters = Adapters(backbone.unet)
+        self.adapters = Adapters(backbone.unet, fused=recipe.device.adapters == "fused")
         self._backbone = backbone
         self._recipe = recipe
         self._context = context
@@ -51,11 +52,20 @@ class Wardrobe:
                 file = self._read(look)
                 try:
                     self.adapters.add(name, file)
+                    if self._recipe.device.adapters == "rows":
+                        self._refuse_unshareable(name)
                 except UsageError as error:
                     what = error.what.rstrip(": ")
                     raise UsageError(f"{look.path}: {what}", fix=error.fix) from error
                 self._loaded[name] = file
         return {name: self._loaded[name] for name in wanted}
+
+    def _refuse_unshareable(self, name: str) -> None:
+        try:
+            row_loras.loaded(self._backbone.unet, {name: 1.0})
+        except UsageError:
+            self.adapters.remove(name)
+            raise
 
     def _make_room(self, needed: int, kept: Iterable[str]) -> None:
         while len(self._loaded) >= max(MAX_LOADED, needed):
@@ -64,7 +74,7 @@ class Wardrobe:
             del self._loaded[oldest]
 
     def _read(self, look: Input) -> lora_files.LoraFile:
-        if look.role == "lora":
+        if look.role != "style":
             return lora_files.read(look.path, self._backbone.unet)
         path = self._learn(look)
         try:

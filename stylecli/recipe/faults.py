@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stylecli.recipe import words
+from stylecli.recipe import shares, words
 from stylecli.recipe.layers import Merged
 from stylecli.recipe.schema import Recipe
 from stylecli.recipe.source import Fault, Path, dotted
@@ -18,11 +18,14 @@ _LEADING_KEY = re.compile(r"^([a-z_0-9]+(?:\.[a-z_0-9]+)+)[ :]+(.*)$")
 
 
 def validate(merged: Merged) -> tuple[Recipe | None, list[Fault]]:
+    """A recipe of these values, in which shares of the steps are counted, or what is wrong."""
+    written, beyond = shares.count(merged)
     # Through JSON because strict mode then takes a list for a tuple and a whole number for a float,
     # but neither "7" for 7 nor true for 1.
     text = json.dumps(merged.values, default=str)
     try:
-        return Recipe.model_validate_json(text, strict=True), []
+        recipe = Recipe.model_validate_json(text, strict=True).with_shares(written)
+        return (None if beyond else recipe), beyond
     except ValidationError as error:
         faults: dict[Path | str, Fault] = {}
         for problem in error.errors(include_url=False):
@@ -30,7 +33,7 @@ def validate(merged: Merged) -> tuple[Recipe | None, list[Fault]]:
                 faults.setdefault(key, fault)
         # A list whose item is wrong may also count as too short: the item says it.
         parents = {key[:-1] for key in faults if isinstance(key, tuple)}
-        return None, [fault for key, fault in faults.items() if key not in parents]
+        return None, [*beyond, *(fault for key, fault in faults.items() if key not in parents)]
 
 
 def _explain(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -32,6 +32,8 @@ NOT_KEYS = frozenset(
 )
 # The name of what no recipe was laid on.
 DEFAULTS = "defaults"
+# First words of origins that are nearer to a run than its recipe.
+BESIDE = ("environment", "--set", "flag")
 _MEMORY = re.compile(r"-(cpu|(\d+)gb)$")
 
 
@@ -53,6 +55,28 @@ class Resolved:
     name: str
     notes: tuple[str, ...] = ()
     assumed: str = ""
+
+    def decided(self) -> frozenset[str]:
+        """Keys that the user set for this run, beside the recipe's file."""
+        return frozenset(
+            key for key, origin in self.origin.items() if origin.partition(" ")[0] in BESIDE
+        )
+
+    def with_values(self, values: Mapping[str, Any], origin: str) -> Resolved:
+        """The same with other values, which are known to be right, and where they came from."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = value
+        changed = {
+            section: getattr(self.recipe, section).model_copy(update=update)
+            for section, update in sections.items()
+        }
+        return replace(
+            self,
+            recipe=self.recipe.model_copy(update=changed),
+            origin={**self.origin, **dict.fromkeys(values, origin)},
+        )
 
 
 def load(

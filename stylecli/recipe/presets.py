@@ -9,13 +9,14 @@ from typing import Any
 from stylecli.recipe.layers import Entry
 
 _AAAI: dict[str, Any] = {
-    "inversion.steps": 50,
+    # As many as the sampler's, of which the papers have 50; thresholds are shares of them.
+    "inversion.steps": None,
     "injection.feature_layers": "anchor",
     "injection.feature_tap": "residual",
-    "injection.feature_steps": 30,
+    "injection.feature_steps": "60%",
     "injection.attn_layers": "from_anchor",
     "injection.attn_cross": "none",
-    "injection.attn_steps": 25,
+    "injection.attn_steps": "50%",
     "injection.attn_tail": "adaptive",
     "injection.attn_mix": "probs",
     "injection.source": "replay",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from typing import Any
 
 from stylecli.errors import RecipeError
 from stylecli.recipe.faults import validate
 from stylecli.recipe.layers import Entry, Merged, typed
 from stylecli.recipe.presets import expanded
 from stylecli.recipe.schema import Recipe
+from stylecli.recipe.shares import put_back
 from stylecli.recipe.shorthand import unfold
 from stylecli.recipe.source import Fault
 
 # What counts for the whole run: it decides which LoRAs are learned, and every item's own seed.
-OF_THE_RUN = ("sampling.seed",)
+OF_THE_RUN = ("sampling.seed", "sampling.method")
 
 
 def changed(
@@ -44,30 +46,38 @@ def changed(
                 else f"{place}  unknown column {key!r}",
                 fix=f"a row may change {known}; --set changes all rows",
             )
-    found, faults = _changed(recipe.model_dump_json(), tuple(changes))
-    if found is None:
+    shares = tuple(recipe.shares.items())
+    own, faults = _changed(recipe.model_dump_json(), shares, tuple(changes))
+    if own is None:
         raise RecipeError(
             "\n".join(f"{place}  {fault.key} {fault.message}" for fault in faults),
             fix="`style recipes show pocket-cpu --resolved` lists every key",
         )
     # With the sections that did not change in common: there may be 100,000 of these.
-    own = {name: getattr(found, name) for name in {key.split(".")[0] for key, _ in changes}}
     return recipe.model_copy(update=own)
 
 
 # A list of 100,000 rows has a handful of different changes.
 @lru_cache(maxsize=1024)
 def _changed(
-    recipe: str, changes: tuple[tuple[str, str], ...]
-) -> tuple[Recipe | None, tuple[Fault, ...]]:
-    merged = Merged()
-    for section, value in json.loads(recipe).items():
+    recipe: str,
+    shares: tuple[tuple[str, str | None], ...],
+    changes: tuple[tuple[str, str], ...],
+) -> tuple[dict[str, Any] | None, tuple[Fault, ...]]:
+    """The sections that are others then: shares follow the steps into sections of their own."""
+    before, merged = json.loads(recipe), Merged()
+    written = json.loads(recipe)
+    put_back(written, dict(shares))
+    for section, value in written.items():
         merged.put(Entry((section,), value, "", "recipe"))
     for entry in expanded([typed(tuple(key.split(".")), text, "") for key, text in changes]):
         merged.put(entry)
     unread = unfold(merged)
     found, faults = validate(merged)
-    return (None if unread or faults else found), (*unread, *faults)
+    if found is None or unread:
+        return None, (*unread, *faults)
+    after = found.model_dump(mode="json")
+    return {name: own for name, own in found if after[name] != before[name]}, ()
 
 
 def _is_known(key: str) -> bool:

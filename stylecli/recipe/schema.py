@@ -2,27 +2,40 @@
 
 A recipe is data. Nothing here loads a model or opens a file, so a wrong recipe fails in the
 terminal before any weight is read. Thresholds are counted in sampling steps: ``0`` is off,
-``sampling.steps`` is "to the end".
+``sampling.steps`` is "to the end". Shares of them are numbers before a recipe is made (`shares`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 
 from stylecli.recipe import timeline
 
 Positive = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 # No model here was trained on more levels of noise.
-Levels = Annotated[int, Field(ge=1, le=1000)]
+MAX_LEVELS = 1000
+Levels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
+Timestep = Annotated[int, Field(ge=0, le=MAX_LEVELS - 1)]
 Count = Annotated[int, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 # Autoencoders have nothing to say about smaller squares.
 MIN_CROP_PX = 32
 Weight = Annotated[float, Field(ge=-1000.0, le=1000.0)]
 Layers = Literal["none", "anchor", "from_anchor", "all"] | tuple[Count, ...]
+AttentionLayers = (
+    Literal["last_six", "from_anchor", "all"] | Annotated[tuple[Count, ...], Field(min_length=1)]
+)
 
 
 class Strict(BaseModel):
@@ -59,6 +72,31 @@ class Device(Strict):
         le=256,
         description="Pictures that the model sees together; a GPU is faster with more.",
     )
+    looks: int = Field(
+        8, ge=1, le=64, description="Looks of one content that are painted side by side."
+    )
+    max_rows: Positive | None = Field(
+        None, description="Rows that pass the UNet together; 1 takes the least memory."
+    )
+    adapters: Literal["passes", "fused", "rows"] = Field(
+        "passes",
+        description="Several looks: a pass of each with its LoRA beside the weights, or merged "
+        "into copies of them, or all in one pass with a LoRA for each row.",
+    )
+    source_cache: Literal["none", "device", "cpu", "disk"] = Field(
+        "none", description="Where a content's features wait for its next look."
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none",
+        description="Mode of torch.compile; reduce-overhead records CUDA graphs.",
+    )
+    channels_last: bool = Field(True, description="Memory layout; faster on most hardware.")
+    tiling: bool = Field(False, description="Encode and decode large pictures in tiles.")
+    offload: Literal["none", "parts", "blocks"] = Field(
+        "none",
+        description="What waits in main memory: nothing, the parts that are not at work, or all "
+        "but the UNet's block at work.",
+    )
 
 
 class Lora(Strict):
@@ -92,10 +130,40 @@ class Lora(Strict):
     )
 
 
+def _or_share(schema: dict[str, Any]) -> None:
+    """For editors and pages: `stylecli.recipe.shares` turns a share of all steps into a number."""
+    options = schema.pop("anyOf", None) or [{key: schema.pop(key) for key in _KIND & schema.keys()}]
+    share = {"type": "string", "pattern": SHARE, "examples": ["60%"]}
+    schema["anyOf"] = [options[0], share, *options[1:]]
+
+
+def _or_share_by_default(default: str) -> Any:
+    def described(schema: dict[str, Any]) -> None:
+        _or_share(schema)
+        schema["default"] = default
+
+    return described
+
+
+def _or_null(schema: dict[str, Any]) -> None:
+    """For editors and pages: the same module turns null into the number of sampling steps."""
+    own = {key: schema.pop(key) for key in _KIND & schema.keys()}
+    schema.update(anyOf=[own, {"type": "null"}], default=None)
+
+
+# Keywords that say what a value is, apart from what it means.
+_KIND = {"type", "items", "minItems", "minimum", "maximum"}
+SHARE = r"^\d+(\.\d+)?%$"
+
+
 class Inversion(Strict):
     """How a content image is carried to noise (DDIM, guidance 1, empty prompt)."""
 
-    steps: Levels = Field(50, description="Levels of noise; must contain the sampling grid.")
+    steps: Levels = Field(
+        50,
+        description="Levels of noise, which must contain the sampling grid; null is that grid.",
+        json_schema_extra=_or_null,
+    )
     pairing: Literal["target", "matched"] = Field(
         "target", description="Timestep given to the UNet: of the level entered, or left."
     )
@@ -109,7 +177,7 @@ class Part(Strict):
     weight: Weight | None = Field(None, description="Its strength; default: sampling.weight.")
 
 
-Edge = Count | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+Edge = Count | Annotated[str, Field(pattern=SHARE)]
 
 
 class Entry(Strict):
@@ -131,8 +199,6 @@ def _or_texts(schema: dict[str, Any]) -> None:
     schema["items"] = {"anyOf": [schema["items"], {"type": "string"}]}
 
 
-# Keywords that say what a value is, apart from what it means.
-_KIND = {"type", "items", "minItems"}
 Entries = Annotated[tuple[Entry, ...], Field(min_length=1)]
 
 
@@ -157,8 +223,22 @@ class Region(Strict):
 class Sampling(Strict):
     """How the stylised image is sampled."""
 
+    method: Literal["diffstyler", "styleid", "attn-distill"] = Field(
+        "diffstyler",
+        description="Of `transfer`: diffstyler learns a LoRA; styleid (section styleid) and "
+        "attn-distill (section distill) learn nothing and need style pictures.",
+    )
     size: Pixels = Field(512, description="Short side of the picture in pixels.")
     steps: Levels = Field(50, description="DDIM steps.")
+    timesteps: (
+        Literal["leading", "trailing", "linspace", "lcm"]
+        | Annotated[tuple[Timestep, ...], Field(min_length=1)]
+        | None
+    ) = Field(
+        None,
+        description="Where the model is asked: spread as DDIM's scheduler does or the LCM one, or "
+        "one by one; default: as the model's own scheduler says.",
+    )
     guidance: float = Field(
         10.5, ge=1.0, le=1000.0, description="Classifier-free guidance; 1 is off."
     )
@@ -172,6 +252,12 @@ class Sampling(Strict):
     )
     negative: str = Field("", description="Negative prompt.")
     weight: Weight = Field(1.0, description="Strength of the LoRA.")
+    accelerator: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="A LoRA for few steps (LCM, Hyper-SD), at work beside every look; contents are "
+        "still inverted and read by the base model.",
+    )
+    accelerator_weight: Weight = Field(1.0, description="Its strength; 0 is off.")
     start: Literal["inversion", "palette", "adain"] = Field(
         "inversion",
         description="First latent: the content's noise (both papers); the noise of the content in "
@@ -195,7 +281,9 @@ class Sampling(Strict):
     )
     background_prompt: str = Field("", description="For background denoise.")
     pin_until: Count | None = Field(
-        None, description="Steps that pin a background source to the content; default: all."
+        None,
+        description="Steps that pin a background source to the content; default: all.",
+        json_schema_extra=_or_share,
     )
     overlap: Literal["over", "normalise", "error"] = Field(
         "over", description="Where regions overlap: the later one, their mean, or a refusal."
@@ -224,10 +312,18 @@ class Injection(Strict):
     feature_tap: Literal["residual", "output"] = Field(
         "residual", description="Replace the residual branch, or the whole block's output."
     )
-    feature_steps: Count = Field(30, description="Steps with feature injection (S_f).")
+    feature_steps: Count = Field(
+        30,
+        description="Steps with feature injection (S_f), or a share of all.",
+        json_schema_extra=_or_share_by_default("60%"),
+    )
     attn_layers: Layers = Field("from_anchor", description="Decoder layers with self-attention.")
     attn_cross: Layers = Field("none", description="Decoder layers with cross-attention injection.")
-    attn_steps: Count = Field(25, description="Steps of full attention injection (S_a).")
+    attn_steps: Count = Field(
+        25,
+        description="Steps of full attention injection (S_a), or a share of all.",
+        json_schema_extra=_or_share_by_default("50%"),
+    )
     attn_tail: Literal["adaptive", "time", "printed", "hard", "full"] = Field(
         "adaptive", description="How attention injection fades after `attn_steps` (eq. 5)."
     )
@@ -237,6 +333,40 @@ class Injection(Strict):
     source: Literal["replay", "denoise"] = Field(
         "replay", description="Source branch: the stored trajectory, or its own DDIM path (eq. 4)."
     )
+
+
+class StyleId(Strict):
+    """How a style's keys and values take the place of the content's (StyleID, CVPR 2024)."""
+
+    layers: AttentionLayers = Field(
+        "last_six", description="Decoder layers whose self-attention looks at the style."
+    )
+    gamma: Unit = Field(0.75, description="Share of the content's own queries.")
+    temperature: float = Field(
+        1.5, gt=0, le=100, description="Factor of the attention's logits; above 1 it is sharper."
+    )
+    adain: bool = Field(
+        True, description="Start from the content's noise with the style's channel statistics."
+    )
+
+
+class Distill(Strict):
+    """How latents are led to the style's attention (Attention Distillation, CVPR 2025)."""
+
+    layers: AttentionLayers = Field(
+        "last_six", description="Decoder layers whose self-attention is compared."
+    )
+    iterations: Levels = Field(
+        200, description="Updates, each at a timestep of its own, noisiest first."
+    )
+    lr: float = Field(0.05, gt=0, le=10, description="Adam's learning rate, constant.")
+    content_weight: float = Field(
+        0.25, ge=0, le=1000, description="How much the content's queries count (lambda)."
+    )
+    scale: float = Field(
+        1.0, gt=0, le=100, description="Factor of the target's logits; above 1 it is sharper."
+    )
+    gradient_checkpointing: bool = Field(False, description="Less memory, more work.")
 
 
 class Words(Strict):
@@ -352,6 +482,15 @@ class Evaluate(Strict):
     seed: Count = Field(0, description="Seed of bootstraps and permutation tests.")
 
 
+class _Written(dict[str, str | None]):
+    """How shares were written, which is nothing that two equal recipes have to agree in."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written)
+
+
 class Recipe(Strict):
     """One section per concern; a command reads its own."""
 
@@ -362,9 +501,22 @@ class Recipe(Strict):
     inversion: Inversion = Inversion()
     sampling: Sampling = Sampling()
     injection: Injection = Injection()
+    styleid: StyleId = StyleId()
+    distill: Distill = Distill()
     masks: Masks = Masks()
     words: Words = Words()
     evaluate: Evaluate = Evaluate()
+    _shares: _Written = PrivateAttr(default_factory=_Written)
+
+    @property
+    def shares(self) -> Mapping[str, str | None]:
+        """What numbers of steps were written as, by dotted key; null followed the sampler."""
+        return self._shares
+
+    def with_shares(self, shares: Mapping[str, str | None]) -> Self:
+        """Remember these; the recipe is as good as new, and nobody else's yet."""
+        self._shares = _Written(shares)
+        return self
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Recipe:
@@ -374,12 +526,18 @@ class Recipe(Strict):
             if value > self.sampling.steps:
                 problems.append(
                     f"injection.{key} is {value}, beyond sampling.steps; "
-                    f"allowed 0 to {self.sampling.steps}"
+                    f"allowed 0 to {self.sampling.steps}, or a share such as 60%"
                 )
         if self.sampling.pin_until is not None and self.sampling.pin_until > self.sampling.steps:
             problems.append(
                 f"sampling.pin_until is {self.sampling.pin_until}, beyond sampling.steps; "
-                f"allowed 0 to {self.sampling.steps}"
+                f"allowed 0 to {self.sampling.steps}, or a share such as 60%"
+            )
+        timesteps = self.sampling.timesteps
+        if isinstance(timesteps, tuple) and len(timesteps) != self.sampling.steps:
+            problems.append(
+                f"sampling.timesteps lists {len(timesteps)} of them, and sampling.steps is "
+                f"{self.sampling.steps}; leave one of the two out"
             )
         schedules = {"sampling.schedule": self.sampling.schedule} | {
             f"sampling.regions of {region.mask}": region.schedule

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 def render(resolved: Resolved) -> str:
     """YAML of every value; read back, it gives an equal recipe."""
+    from stylecli.recipe.shares import as_written  # with the schema, which --help need not wait for
+
     lines: list[str] = []
-    _section(resolved.recipe.model_dump(mode="json"), "", resolved, lines)
+    _section(as_written(resolved.recipe), "", resolved, lines)
     return "\n".join(lines)
 
 
@@ -26,4 +28,12 @@ def _section(values: dict[str, Any], prefix: str, resolved: Resolved, lines: lis
             continue
         # JSON is YAML, and leaves no doubt about what is text.
         line = f"{indent}{name}: {json.dumps(value, ensure_ascii=False)}"
-        lines.append(f"{line:<44}  # {resolved.origin[key]}")
+        lines.append(f"{line:<44}  # {resolved.origin[key]}{_counted(key, resolved)}")
+
+
+def _counted(key: str, resolved: Resolved) -> str:
+    """What a share of the steps came to."""
+    if key not in resolved.recipe.shares:
+        return ""
+    section, name = key.split(".")
+    return f", {getattr(getattr(resolved.recipe, section), name)} steps"

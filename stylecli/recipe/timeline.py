@@ -31,7 +31,7 @@ _TORN = re.compile(r":\s*[-\d.%]*\s*(?:,|\Z)")
 _RANGE = re.compile(rf":\s*(?:{_EDGE})?\s*-\s*(?:{_EDGE})?\s*(?:,|\Z)")
 # How the name of a LoRA ends: a suffix, a folder's slash, a weight, a range, or nothing but base.
 _ENDS = re.compile(rf"(?:\.\w+|[/\\]|\*\s*[-+]?[\d.]+(?:e[-+]?\d+)?|:{_EDGE}-(?:{_EDGE})?|\bbase)$")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def resolve(entries: Sequence[tuple[int | str, int | str | None]], steps: int) -
     """
     intervals = []
     for number, (first, last) in enumerate(entries):
-        start, stop = _steps(first, steps), steps if last is None else _steps(last, steps)
+        start, stop = in_steps(first, steps), steps if last is None else in_steps(last, steps)
         if stop > steps:
             raise ValueError(f"entry {number + 1} ends at step {stop}; allowed 0 to {steps}")
         if start >= stop:
@@ -143,11 +143,18 @@ def _uncovered(start: int, stop: int) -> str:
     return f"no entry covers steps {start} to {stop - 1}; write base:{start}-{stop} for no LoRA"
 
 
-def _steps(edge: int | str, steps: int) -> int:
-    """Percentages become steps, half of one rounded up."""
+def in_steps(edge: int | str, steps: int) -> int:
+    """A number of steps as it is; a percentage of all steps, half of one rounded up.
+
+    Raises:
+        ValueError: Neither.
+
+    >>> in_steps("60%", 50), in_steps("50%", 1), in_steps(7, 50)
+    (30, 1, 7)
+    """
     if isinstance(edge, int):
         return edge
-    found = _PERCENT.fullmatch(edge.strip())
+    found = PERCENT.fullmatch(edge.strip())
     if found is None:
         raise ValueError(f"{edge!r} is neither a step nor a percentage such as 60%")
     return math.floor(float(found[1]) * steps / 100 + 0.5)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# Mean and covariance of the colours of one picture.
+Moments = tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3 3"]]
 # Keeps flat pictures invertible; a hundredth of one 8-bit step, squared.
 RIDGE = 1e-6
 
@@ -28,7 +30,12 @@ class Colours:
         >>> Colours.of([torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 8, 8)]).mean
         (0.5, 0.5, 0.5)
         """
-        means, covariances = zip(*(moments(picture) for picture in pictures), strict=True)
+        return cls.of_moments([moments(picture) for picture in pictures])
+
+    @classmethod
+    def of_moments(cls, each: Sequence[Moments]) -> Colours:
+        """The same where the `moments` of every picture are known."""
+        means, covariances = zip(*each, strict=True)
         centres = torch.cat(means)
         mean = centres.mean(dim=0)
         apart = centres - mean
@@ -64,7 +71,7 @@ class Colours:
 
 def moments(
     picture: Float[Tensor, "b 3 h w"],
-) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b 3 3"]]:
+) -> Moments:
     """Mean and covariance of the colours of each picture, in float64."""
     flat = picture.double().flatten(2)
     mean = flat.mean(dim=2)

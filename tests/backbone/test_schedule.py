@@ -94,6 +94,96 @@ def test_a_trailing_grid_ends_at_timestep_zero_or_above() -> None:
     assert len(levels) == 103
 
 
+FEW = (1, 2, 4, 8, 28)
+
+
+def theirs(name: str, steps: int, **config: Any) -> tuple[int, ...]:
+    """The list of one of the library's schedulers, rising."""
+    import diffusers
+
+    scheduler = getattr(diffusers, name).from_config(SD | config)
+    scheduler.set_timesteps(steps)
+    return tuple(sorted(scheduler.timesteps.tolist()))
+
+
+@pytest.mark.parametrize("steps", FEW)
+@pytest.mark.parametrize("scheduler", ["LCMScheduler", "TCDScheduler"])
+def test_lcm_is_the_list_of_the_distilled_models_schedulers(scheduler: str, steps: int) -> None:
+    assert schedule().levels(steps, "lcm").timesteps == theirs(scheduler, steps)
+
+
+@pytest.mark.parametrize("steps", FEW)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_a_spacing_is_ddims_whatever_the_model_says(spacing: str, steps: int) -> None:
+    wanted = theirs("DDIMScheduler", steps, timestep_spacing=spacing)
+    assert schedule().levels(steps, spacing).timesteps == wanted
+    assert schedule(timestep_spacing=spacing).levels(steps).timesteps == wanted
+
+
+def test_the_published_lists_begin_and_end_as_they_should() -> None:
+    lcm = schedule().levels(28, "lcm").timesteps[::-1]
+    assert (lcm[:4], lcm[-2:]) == ((999, 979, 939, 899), (79, 39))
+    assert schedule().levels(4, "trailing").timesteps == (249, 499, 749, 999)
+    assert [schedule().levels(1, way).timesteps for way in ("leading", "trailing", "lcm")] == [
+        *((1,), (999,), (999,))
+    ]
+
+
+def test_lcm_has_as_many_timesteps_as_it_was_distilled_with() -> None:
+    assert len(schedule().levels(50, "lcm")) == 50
+    with pytest.raises(RecipeError, match="lcm has 50 timesteps, and 51 steps need more") as caught:
+        schedule().levels(51, "lcm")
+    assert "trailing" in caught.value.fix
+
+
+@given(
+    timesteps=st.lists(st.integers(0, 999), min_size=1, max_size=30, unique=True),
+    data=st.data(),
+)
+def test_a_list_is_visited_as_it_stands_in_whatever_order_it_comes(
+    timesteps: list[int], data: st.DataObject
+) -> None:
+    levels = schedule().levels(len(timesteps), data.draw(st.permutations(timesteps)))
+    assert levels.timesteps == tuple(sorted(timesteps))
+    assert levels.alphas[1:] == tuple(schedule().alphas_cumprod[t] for t in sorted(timesteps))
+
+
+def test_a_list_beyond_the_models_timesteps_is_refused() -> None:
+    with pytest.raises(RecipeError, match="end at timestep 100; the last one is 99") as caught:
+        schedule(num_train_timesteps=100).levels(2, (100, 50))
+    assert caught.value.fix == "name timesteps that the model knows"
+
+
+@pytest.mark.parametrize("timesteps", [None, "leading", "trailing", "lcm", (900, 700, 3, 1)])
+@pytest.mark.parametrize("steps", [4, 999, 1000])
+def test_an_inversion_walks_what_is_sampled_or_a_grid_around_it(steps: int, timesteps: Any) -> None:
+    noises = schedule()
+    coarse = noises.levels(4, timesteps)
+    is_trailing = timesteps in ("trailing", "lcm")
+    if steps == (999 if is_trailing else 1000):
+        with pytest.raises(RecipeError):
+            noises.around(coarse, steps, timesteps)
+        return
+    dense = noises.around(coarse, steps, timesteps)
+    rows = dense.restricted_to(coarse)
+    assert len(dense) == steps
+    assert [dense.alphas[row] for row in rows] == list(coarse.alphas)
+    assert dense == coarse or steps != 4
+
+
+@pytest.mark.parametrize("timesteps", [None, "trailing", "lcm", (800,), (800, 5)])
+def test_one_or_two_steps_come_back_exactly_too(timesteps: Any) -> None:
+    count = len(timesteps) if isinstance(timesteps, tuple) else 2
+    levels = schedule().levels(count, timesteps)
+    clean, eps = pictures(1), pictures(2)
+    latents = clean
+    for start, end in zip(levels.alphas, levels.alphas[1:], strict=False):
+        latents = move(latents, eps, start, end)
+    for k in range(count, 0, -1):
+        latents = move(latents, eps, levels.alphas[k], levels.alphas[k - 1])
+    assert float((latents - clean).abs().max()) < 1e-10
+
+
 def test_a_dense_grid_holds_a_coarse_one_or_says_what_it_lacks() -> None:
     dense, coarse = schedule().levels(999), schedule().levels(50)
     rows = dense.restricted_to(coarse)

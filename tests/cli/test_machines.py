@@ -27,7 +27,8 @@ from stylecli.errors import LockedError, StyleError
 from tests.cli.conftest import draw, start
 from tests.conftest import ROOT, Outcome, Style
 
-UNATTENDED = ["transfer", "mask-transfer", "switch", "masks", "generate", "train-lora", "invert"]
+UNATTENDED = ["transfer", "mask-transfer", "switch", "masks", "generate", "train-lora", "invert",
+              "analyze features"]  # fmt: skip
 Row = dict[str, Any]
 Ends = Callable[[], object]
 
@@ -662,7 +663,7 @@ def test_every_command_that_makes_files_takes_what_unattended_work_needs(style: 
              "--log-json", "--prometheus", "--notify", "--engine", "--submit", "--tasks",
              "--sbatch", "--wait")  # fmt: skip
     for command in UNATTENDED:
-        page = style(command, "--help-all").out
+        page = style(*command.split(), "--help-all").out
         assert [flag for flag in flags if flag not in page] == [], command
     short = style("invert", "--help").out
     assert "--help-all" in short

@@ -22,14 +22,15 @@ from tests.conftest import Style
 
 @contextmanager
 def counted_rows() -> Iterator[list[int]]:
-    """Every UNet call's rows, whoever makes it."""
+    """The rows of every UNet call that computes something, whoever makes it."""
     from diffusers import UNet2DConditionModel
 
     rows: list[int] = []
     forward = UNet2DConditionModel.forward
 
     def counting(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows.append(len(sample))
+        if not sample.is_meta:  # where a plan is made, nothing is computed
+            rows.append(len(sample))
         return forward(self, sample, *args, **kwargs)
 
     UNet2DConditionModel.forward = counting
@@ -322,7 +323,7 @@ def test_dry_run_shows_the_plan_and_does_nothing(
     assert plan["todo"] == 1
     assert plan["estimate"]["seconds"] > 0
     assert plan["recipe"]["sampling"]["steps"] == 6
-    assert sum(rows) <= 2, "only the counting pass on the meta device"
+    assert rows == []
     assert not (tmp_path / "out").exists()
 
 
@@ -453,7 +454,8 @@ def test_a_picture_too_large_for_the_memory_fails_alone_and_the_run_ends_with_6(
     done = style("transfer", folder, "-l", lora, "-o", tmp_path / "out", "-r", recipe, "--json")
     assert (done.status, done.summary["error"]["code"]) == (6, "memory")
     assert done.summary["counts"] == {"done": 2, "failed": 1, "items": 3}
-    assert tried == ["a.png", "large.png", "large.png", "z.png"]
+    # Once as it was asked for, then after each step that spares memory.
+    assert tried == ["a.png", "large.png", "large.png", "large.png", "z.png"]
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(

@@ -42,7 +42,10 @@ def jobs(folder: Path, count: int) -> list[Job]:
 
 
 class FakeMaker:
-    """Writes a job's name; what goes wrong, and how long things take, is told by name."""
+    """Writes a job's name; what goes wrong, and how long things take, is told by name.
+
+    What is large fits once so many of the steps that spare memory were taken.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class FakeMaker:
         sizes: Callable[[str], object] = lambda _: 0,
         bad: Mapping[str, Exception] | None = None,
         room: int = 10**9,
+        steps: Sequence[str] = (),
+        large: Mapping[str, int] | None = None,
         seconds: tuple[float, float, float] = (0, 0, 0),
     ) -> None:
         self.batch = batch
@@ -58,6 +63,9 @@ class FakeMaker:
         self.held = self.most_held = 0
         self.threads: dict[str, set[str]] = {"load": set(), "make": set(), "save": set()}
         self._sizes, self._bad, self._room, self._seconds = sizes, bad or {}, room, seconds
+        self._steps, self._large = list(steps), large or {}
+        self.taken: list[str] = []
+        self.tried: list[str] = []
         self._guard = threading.Lock()
 
     def load(self, job: Job) -> str:
@@ -72,7 +80,10 @@ class FakeMaker:
         self._note("make", 0)
         if len(group) > self._room:
             raise MemoryError
-        for one, _ in group:
+        for one, name in group:
+            self.tried.append(name)
+            if self._large.get(name, 0) > len(self.taken):
+                raise MemoryError
             self._fail("make", one)
         self.groups.append([name for _, name in group])
         return [name for _, name in group]
@@ -82,6 +93,12 @@ class FakeMaker:
         self._fail("save", job)
         job.output.write_text(made)
         return {"name": made}
+
+    def shrink(self) -> str | None:
+        if not self._steps:
+            return None
+        self.taken.append(self._steps.pop(0))
+        return self.taken[-1]
 
     def _note(self, stage: str, change: int) -> None:
         time.sleep(self._seconds[("load", "make", "save").index(stage)])

@@ -77,6 +77,16 @@ def test_one_axis_is_a_row_and_two_are_rows_and_columns_however_they_are_given()
     assert labels(together)[4] == "features 10 | attention 25"
 
 
+def test_shares_of_the_steps_are_swept_like_their_numbers() -> None:
+    figure = figures.sweep(RECIPE, ["features=0%,25%,..,100%", "attention=0%,50%"])
+    numbers = figures.sweep(RECIPE, ["features=0,13,25,38,50", "attention=0,25"])
+    assert [cell.recipe for cell in figure.cells] == [cell.recipe for cell in numbers.cells]
+    assert figure.axes[0].numbers == (0, 25, 50, 75, 100)
+    assert figure.axes[0].labels[1] == "features 25%"
+    with pytest.raises(RecipeError, match=r"feature_steps  is 120%, beyond sampling\.steps"):
+        figures.sweep(RECIPE, ["features=0%,120%"])
+
+
 def test_a_cell_is_the_recipe_of_the_run_but_for_what_is_swept() -> None:
     recipe = RECIPE.model_copy(update={"sampling": Sampling(weight=0.3, prompt="a {trigger}")})
     figure = figures.sweep(recipe, ["weight=0.5,1", "injection.attn_layers=none,[4, 5]"])

@@ -44,13 +44,16 @@ def test_the_key_follows_everything_decisive_and_nothing_else(tmp_path: Path) ->
 
 def test_every_field_that_shapes_a_picture_counts() -> None:
     """The settings reach the key as one dump, so a field that is dumped is a field that counts."""
-    recipe = Recipe()
+    # Two that count where they are set, since results are older than they are.
+    recipe = Recipe(sampling=Sampling(accelerator="fast.safetensors", timesteps="lcm"))
     with_masks = asking.decisive(recipe, with_masks=True)
+    unset = asking.decisive(Recipe(), with_masks=True)["sampling"]
+    assert set(with_masks["sampling"]) - set(unset) == {"accelerator_weight", "timesteps"}
     assert set(with_masks) == {"lora", "inversion", "sampling", "injection", "masks"}
     worded = Recipe(sampling=Sampling(prompt_from_style=True))
     assert set(asking.decisive(worded, with_masks=False)) - set(with_masks) == {"words"}
     left_out = {
-        "sampling": {"schedule", "regions", "width", "height"},
+        "sampling": {"method", "accelerator", "schedule", "regions", "width", "height"},
         "injection": {"preset"},
         "masks": {"backend", "model", "segmenter"},
     }

@@ -19,8 +19,9 @@ from stylecli.backbone.layers import decoder_layers, select
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import denoise
 from stylecli.errors import ItemError, RecipeError
-from stylecli.methods.diffstyler import Look, adain, kappa, transfer
+from stylecli.methods.diffstyler import Look, kappa, transfer
 from stylecli.recipe.schema import Injection
+from stylecli.tensors.channels import adain
 from tests import tiny
 from tests.reference import ddim
 from tests.reference import diffstyler as reference

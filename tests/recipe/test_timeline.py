@@ -14,6 +14,7 @@ from stylecli.errors import RecipeError
 from stylecli.recipe.load import load
 from stylecli.recipe.presets import PRESETS
 from stylecli.recipe.schema import Recipe
+from stylecli.recipe.shares import as_written
 from stylecli.recipe.timeline import parse_region, parse_schedule, resolve
 
 NAMES = st.sampled_from(
@@ -206,10 +207,11 @@ def test_a_wrong_one_is_refused_where_it_was_written(tmp_path: Path, text: str, 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_lies_beneath_what_is_said_beside_it(name: str) -> None:
     recipe = load(overrides=["injection.attn_steps=7", f"injection.preset={name}"]).recipe
+    said = as_written(recipe)
     for key, value in PRESETS[name].items():
         section, field = key.split(".")
         wanted = 7 if key == "injection.attn_steps" else value
-        assert getattr(getattr(recipe, section), field) == wanted, key
+        assert said[section][field] == wanted, key
 
 
 def test_a_preset_lies_above_the_recipe_and_says_where_values_came_from() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tests.reference import attention, ddim
+from . import attention, ddim
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ QUESTIONS = "Questions"
 
 @examples(
     "style bench-glyphs node_modules/@iconify-json -o glyphs/",
-    "style bench-glyphs icons/ -o glyphs/ --contents 4 --set sampling.guidance=4",
+    "style bench-glyphs icons/ -o glyphs/ --contents 4 --methods diffstyler,styleid",
 )
 def bench_glyphs(
     icons: Annotated[
@@ -102,6 +102,16 @@ def bench_glyphs(
             rich_help_panel=QUESTIONS,
         ),
     ] = 64,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            metavar="A,B",
+            parser=given,
+            help="Who answers.",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = "diffstyler,styleid,attn-distill",
     recipe: RecipeOpt = None,
     overrides: SetOpt = None,
     backbone: BackboneOpt = None,
@@ -133,6 +143,7 @@ def bench_glyphs(
         styles=styles,
         references=references,
         px=px,
+        methods=list(dict.fromkeys(methods.replace(" ", "").split(","))),
         wait=wait,
     )
     bench = GlyphBench.prepare(resolved.recipe, asked, console)

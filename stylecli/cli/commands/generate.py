@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,14 +16,21 @@ from stylecli.cli.options import (
     RUN,
     SETTINGS,
     BatchOpt,
+    FitOpt,
     GuidanceOpt,
     RegionOpt,
     ScheduleOpt,
+    StepsOpt,
     examples,
     given,
     given_path,
 )
 from stylecli.cli.unattended import Running
+
+if TYPE_CHECKING:
+    from stylecli.engine.context import Reporter
+    from stylecli.engine.request import Prepared
+    from stylecli.recipe.schema import Recipe
 
 PromptsOpt = Annotated[
     list[str] | None,
@@ -86,7 +93,9 @@ def generate(
     prompts: PromptFileOpt = None,
     manifest: WordsOpt = None,
     guidance: GuidanceOpt = None,
+    steps: StepsOpt = None,
     batch: BatchOpt = None,
+    fit: FitOpt = None,
     size: SizeOpt = None,
 ) -> None:
     """Draw pictures from words, with the same LoRAs, regions and schedules."""
@@ -94,6 +103,7 @@ def generate(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.steps": steps,
             "device.batch": batch,
             "sampling.regions": region or None,
             "sampling.schedule": schedule,
@@ -104,15 +114,21 @@ def generate(
     submission = running.submission(outputs)
     from stylecli.engine import generate as generation
 
-    prepared = generation.generate(
-        running.recipe(resolved),
-        generation.Words.of(
-            prompt or [], prompts, sys.stdin.read() if prompts == "-" else "", count, manifest
-        ),
-        running.destination(outputs),
-        console,
-        styles=style or [],
-        loras=lora or [],
-        allow_download=running.allow_download,
+    words = generation.Words.of(
+        prompt or [], prompts, sys.stdin.read() if prompts == "-" else "", count, manifest
     )
+
+    def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+        return generation.generate(
+            recipe,
+            words,
+            running.destination(outputs),
+            reporter,
+            styles=style or [],
+            loras=lora or [],
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
     carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylecli.cli import carrying
 from stylecli.cli.bundles import Outputs, Seeded
 from stylecli.cli.console import console
-from stylecli.cli.options import OUTPUT, SETTINGS, examples, given, given_path
+from stylecli.cli.options import OUTPUT, SETTINGS, BatchOpt, FitOpt, examples, given, given_path
 from stylecli.cli.unattended import Running
 from stylecli.errors import ItemError, StyleError
+
+if TYPE_CHECKING:
+    from stylecli.engine.context import Reporter
+    from stylecli.engine.request import Prepared
+    from stylecli.engine.runs.processes import Team
+    from stylecli.recipe.schema import Recipe
 
 StyleArg = Annotated[
     list[str] | None,
@@ -64,7 +70,7 @@ FormatOpt = Annotated[
 
 @examples(
     "style train-lora painting.jpg -o painting.safetensors",
-    "style train-lora paintings/ --each -o loras/",
+    "style train-lora paintings/ --each --batch 4 -o loras/",
 )
 def train_lora(
     output: Outputs,
@@ -77,6 +83,8 @@ def train_lora(
     steps: StepsOpt = None,
     rank: RankOpt = None,
     layout: FormatOpt = None,
+    batch: BatchOpt = None,
+    fit: FitOpt = None,
 ) -> None:
     """Learn a style from one or more pictures. Run it again to resume.
 
@@ -88,6 +96,7 @@ def train_lora(
             "lora.steps": steps,
             "lora.rank": rank,
             "lora.format": layout,
+            "device.batch": batch,
         }
     )
     submission = running.submission(output)
@@ -97,16 +106,22 @@ def train_lora(
 
     if doubt := processes.doubt(os.environ):
         console.warn(doubt)
-    prepare = partial(
-        commands.train_lora,
-        running.recipe(resolved),
-        style or [],
-        running.destination(output),
-        console,
-        manifest=manifest,
-        each=each,
-        allow_download=running.allow_download,
-    )
+    destination = running.destination(output)
+
+    def prepared_for(recipe: Recipe, reporter: Reporter, team: Team = processes.ALONE) -> Prepared:
+        return commands.train_lora(
+            recipe,
+            style or [],
+            destination,
+            reporter,
+            manifest=manifest,
+            each=each,
+            team=team,
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepared_for)
+    prepare = partial(prepared_for, running.recipe(resolved), console)
     with processes.joined(os.environ, shard=running.shard) as team:
         if not team.leads:
             console.set_mode(quiet=True, debug=console.debug)

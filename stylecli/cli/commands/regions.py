@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,14 +12,21 @@ from stylecli.cli.console import console
 from stylecli.cli.options import (
     SETTINGS,
     BatchOpt,
+    FitOpt,
     GuidanceOpt,
     PromptOpt,
     RegionOpt,
     ScheduleOpt,
     SheetOpt,
+    StepsOpt,
     examples,
 )
 from stylecli.cli.unattended import Running
+
+if TYPE_CHECKING:
+    from stylecli.engine.context import Reporter
+    from stylecli.engine.request import Prepared
+    from stylecli.recipe.schema import Recipe
 
 FeatherOpt = Annotated[
     float | None,
@@ -69,7 +76,9 @@ def mask_transfer(
     running: Running,
     region: RegionOpt = None,
     guidance: GuidanceOpt = None,
+    steps: StepsOpt = None,
     batch: BatchOpt = None,
+    fit: FitOpt = None,
     feather: FeatherOpt = None,
     overlap: OverlapOpt = None,
     background: BackgroundOpt = None,
@@ -80,6 +89,7 @@ def mask_transfer(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.steps": steps,
             "device.batch": batch,
             "sampling.regions": region or None,
             "sampling.overlap": overlap,
@@ -91,14 +101,20 @@ def mask_transfer(
     submission = running.submission(outputs)
     from stylecli.engine import restyle
 
-    prepared = restyle.mask_transfer(
-        running.recipe(resolved),
-        inputs.contents(),
-        running.destination(outputs),
-        console,
-        compare=sheet,
-        allow_download=running.allow_download,
-    )
+    contents = inputs.contents()
+
+    def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+        return restyle.mask_transfer(
+            recipe,
+            contents,
+            running.destination(outputs),
+            reporter,
+            compare=sheet,
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
     carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
 
 
@@ -113,7 +129,9 @@ def switch(
     running: Running,
     schedule: ScheduleOpt = None,
     guidance: GuidanceOpt = None,
+    steps: StepsOpt = None,
     batch: BatchOpt = None,
+    fit: FitOpt = None,
     prompt: PromptOpt = None,
     sheet: SheetOpt = False,
 ) -> None:
@@ -121,6 +139,7 @@ def switch(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.steps": steps,
             "device.batch": batch,
             "sampling.prompt": prompt,
             "sampling.schedule": schedule,
@@ -129,12 +148,18 @@ def switch(
     submission = running.submission(outputs)
     from stylecli.engine import restyle
 
-    prepared = restyle.switch(
-        running.recipe(resolved),
-        inputs.contents(),
-        running.destination(outputs),
-        console,
-        compare=sheet,
-        allow_download=running.allow_download,
-    )
+    contents = inputs.contents()
+
+    def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+        return restyle.switch(
+            recipe,
+            contents,
+            running.destination(outputs),
+            reporter,
+            compare=sheet,
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
     carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +15,27 @@ from stylecli.cli.options import (
     OUTPUT,
     SETTINGS,
     BatchOpt,
+    FitOpt,
     GuidanceOpt,
     PromptOpt,
+    StepsOpt,
     examples,
     given,
     given_path,
 )
 from stylecli.cli.unattended import Running
+from stylecli.errors import UsageError
 
+if TYPE_CHECKING:
+    from stylecli.engine.context import Reporter
+    from stylecli.engine.request import Prepared
+    from stylecli.recipe.schema import Recipe
+
+# What methods that are told no words have no use for.
+IDLE = {
+    "styleid": ("--guidance", "--prompt"),
+    "attn-distill": ("--guidance", "--prompt", "--steps"),
+}
 StyleOpt = Annotated[
     list[str] | None,
     typer.Option("--style", "-s", metavar="IMG", parser=given, help="A style picture; repeatable."),
@@ -34,6 +48,15 @@ LoraOpt = Annotated[
         metavar="LORA",
         parser=given_path,
         help="A style learnt before; with --style, one more result; repeatable.",
+    ),
+]
+MethodOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        parser=given,
+        help="diffstyler, or without learning: styleid, attn-distill.",
     ),
 ]
 PromptFromStyleOpt = Annotated[
@@ -52,9 +75,9 @@ SweepOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--sweep",
-        metavar="NAME=A,B,..,Z",
+        metavar="KEY=A,B,..",
         parser=given,
-        help="A grid over features, attention, weight, guidance or a key; twice: rows x columns.",
+        help="A grid over features, attention, …; twice: a table.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -81,8 +104,11 @@ def transfer(
     running: Running,
     style: StyleOpt = None,
     lora: LoraOpt = None,
+    method: MethodOpt = None,
     guidance: GuidanceOpt = None,
+    steps: StepsOpt = None,
     batch: BatchOpt = None,
+    fit: FitOpt = None,
     prompt: PromptOpt = None,
     prompt_from_style: PromptFromStyleOpt = False,
     compare: CompareOpt = False,
@@ -92,27 +118,55 @@ def transfer(
     """Restyle pictures, keeping their layout. Run it again to resume."""
     resolved = settings.resolved(
         {
+            "sampling.method": method,
             "sampling.guidance": guidance,
+            "sampling.steps": steps,
             "device.batch": batch,
             "sampling.prompt": prompt,
             "sampling.prompt_from_style": prompt_from_style or None,
         }
     )
+    _refuse_idle(
+        resolved.recipe.sampling.method,
+        {"--guidance": guidance, "--prompt": prompt, "--steps": steps},
+    )
     submission = running.submission(outputs)
     from stylecli.engine import figures, restyle
 
-    prepared = restyle.transfer(
-        running.recipe(resolved),
-        inputs.contents(),
-        running.destination(outputs),
-        console,
-        styles=style or [],
-        loras=lora or [],
-        compare=compare,
-        figure=figures.chosen(resolved.recipe, sweep or [], ablate),
-        allow_download=running.allow_download,
-    )
+    contents = inputs.contents()
+
+    def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+        return restyle.transfer(
+            recipe,
+            contents,
+            running.destination(outputs),
+            reporter,
+            styles=style or [],
+            loras=lora or [],
+            compare=compare,
+            figure=figures.chosen(recipe, sweep or [], ablate),
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
     carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+
+
+def _refuse_idle(method: str, flags: Mapping[str, object]) -> None:
+    """See that no flag was given that the method has no use for.
+
+    Raises:
+        UsageError: One was.
+    """
+    for flag in IDLE.get(method, ()):
+        if flags[flag] is not None:
+            raise UsageError(
+                f"{flag} does nothing with the method {method}",
+                fix="--set distill.iterations=N"
+                if flag == "--steps"
+                else f"leave out {flag}, or --method diffstyler",
+            )
 
 
 VerifyOpt = Annotated[
@@ -144,20 +198,30 @@ def invert(
     settings: Settings,
     running: Running,
     refine: RefineOpt = None,
+    steps: StepsOpt = None,
     batch: BatchOpt = None,
+    fit: FitOpt = None,
     verify: VerifyOpt = False,
 ) -> None:
     """Walk pictures to noise (DDIM) and keep the trajectories. Run it again to resume."""
-    resolved = settings.resolved({"inversion.refine_iters": refine, "device.batch": batch})
+    resolved = settings.resolved(
+        {"inversion.refine_iters": refine, "sampling.steps": steps, "device.batch": batch}
+    )
     submission = running.submission(outputs)
     from stylecli.engine import commands
 
-    prepared = commands.invert(
-        running.recipe(resolved),
-        inputs.contents(),
-        running.destination(outputs),
-        console,
-        verify=verify,
-        allow_download=running.allow_download,
-    )
+    contents = inputs.contents()
+
+    def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+        return commands.invert(
+            recipe,
+            contents,
+            running.destination(outputs),
+            reporter,
+            verify=verify,
+            allow_download=running.allow_download,
+        )
+
+    resolved = carrying.fitted(resolved, fit, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
     carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

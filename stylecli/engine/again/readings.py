@@ -25,6 +25,7 @@ from stylecli.recipe.schema import Recipe
 
 # What the recipe of a command names by file.
 OF_SCHEDULE, OF_REGIONS = {"switch", "generate"}, {"mask-transfer", "generate"}
+ACCELERATED = {"transfer", *OF_SCHEDULE, *OF_REGIONS}
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 # Ways to read names that several inputs share; more are not tried.
 MAX_READINGS = 64
@@ -100,7 +101,7 @@ def _recipes(
     sections = recipe.model_dump(mode="json")
     slots = list(_slots(facts.command, sections["sampling"]))
     stem = next((item.path.stem for item in staged if item.role == "content"), "")
-    options = [_options(path, holder[key], staged, stem) for holder, key in slots]
+    options = [_options(path, key, holder[key], staged, stem) for holder, key in slots]
     for chosen in itertools.islice(itertools.product(*options), MAX_READINGS):
         for (holder, key), place in zip(slots, chosen, strict=True):
             holder[key] = place
@@ -132,19 +133,22 @@ def _slots(command: str, sampling: dict[str, Any]) -> Iterator[tuple[dict[str, A
         spans = [(entry["start"], entry["end"]) for entry in schedule]
         for interval in timeline.resolve(spans, sampling["steps"]):
             yield from ((part, "lora") for part in schedule[interval.entry]["loras"])
+    if command in ACCELERATED and sampling["accelerator"] is not None:
+        yield sampling, "accelerator"
     for region in regions:
         if not region["mask"].startswith(timeline.WORDS):
             yield region, "mask"
 
 
-def _options(path: Path, name: str, staged: Sequence[Staged], stem: str) -> list[str]:
+def _options(path: Path, key: str, name: str, staged: Sequence[Staged], stem: str) -> list[str]:
     """Places of the inputs that a name may mean."""
+    roles = {key} if key == "accelerator" else {"lora", "style", "mask"}
     wanted = name.replace("{content}", stem)
     # The field stays in the name, because the new file will name its mask by it too.
     found = [
         str(item.path.with_name(name))
         for item in staged
-        if item.role in ("lora", "style", "mask") and item.path.name == wanted
+        if item.role in roles and item.path.name == wanted
     ]
     if not found:
         raise InputError(

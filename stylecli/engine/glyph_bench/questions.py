@@ -47,6 +47,7 @@ class Asked:
         styles: How many styles of each family; questions take them in turn.
         references: How many pictures make one style.
         px: Side of every picture; a multiple of 64.
+        methods: Who answers, by their names in `METHODS`.
     """
 
     icons: Path
@@ -56,7 +57,7 @@ class Asked:
     styles: int = 2
     references: int = 1
     px: int = 64
-    methods: Sequence[str] = ("diffstyler",)
+    methods: Sequence[str] = ("diffstyler", "styleid", "attn-distill")
     wait: bool = False
 
 
@@ -250,27 +251,54 @@ def diffstyler(
             Destination(output=f"{asked.output / LORAS / name}.safetensors", wait=asked.wait),
             reporter,
         )
-    manifest = asked.output / "diffstyler.jsonl"
+    learned = {name: {"lora": f"{LORAS}/{name}.safetensors"} for name in loras}
+    looks = [learned[q.style_name] for q in found]
+    yield _transferred("diffstyler", recipe, asked, found, looks, reporter)
+
+
+def after_pictures(method: str) -> Answer:
+    """A method that learns nothing, shown the first picture of each style."""
+
+    def answer(
+        recipe: Recipe, asked: Asked, found: Sequence[Question], reporter: Reporter
+    ) -> Iterator[Prepared]:
+        looks = [{"style": q.references()[0]} for q in found]
+        yield _transferred(method, recipe, asked, found, looks, reporter)
+
+    return answer
+
+
+def _transferred(
+    method: str,
+    recipe: Recipe,
+    asked: Asked,
+    found: Sequence[Question],
+    looks: Iterable[Mapping[str, str]],
+    reporter: Reporter,
+) -> Prepared:
+    """The answers of a method, each question's look by the columns of a manifest."""
+    manifest = asked.output / f"{method}.jsonl"
     rows = (
-        {
-            "content": q.place("content"),
-            "lora": f"{LORAS}/{q.style_name}.safetensors",
-            "output": f"{q.id}.png",
-        }
-        for q in found
+        {"content": q.place("content"), "output": f"{q.id}.png", **look}
+        for q, look in zip(found, looks, strict=True)
     )
     _write_rows(manifest, rows)
-    yield restyle.transfer(
-        recipe,
+    sampling = recipe.sampling.model_copy(update={"method": method})
+    return restyle.transfer(
+        recipe.model_copy(update={"sampling": sampling}),
         Contents(manifest=manifest),
-        Destination(output=f"{asked.output / 'diffstyler'}/", wait=asked.wait),
+        Destination(output=f"{asked.output / method}/", wait=asked.wait),
         reporter,
     )
 
 
 Answer = Callable[[Recipe, Asked, Sequence[Question], Reporter], Iterator[Prepared]]
 # Method -> how it answers; a new one is a row here.
-METHODS: Mapping[str, Answer] = {"diffstyler": diffstyler}
+METHODS: Mapping[str, Answer] = {
+    "diffstyler": diffstyler,
+    "styleid": after_pictures("styleid"),
+    "attn-distill": after_pictures("attn-distill"),
+}
 
 
 def at_size(recipe: Recipe, px: int) -> Recipe:

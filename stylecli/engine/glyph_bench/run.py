@@ -16,6 +16,7 @@ from stylecli.engine.runs.known import Known, pending
 from stylecli.engine.runs.making import Result
 from stylecli.engine.scoring.evaluation import Evaluation, Wishes
 from stylecli.engine.scoring.items import Asked as Scored
+from stylecli.errors import UsageError, did_you_mean
 from stylecli.recipe.schema import Recipe
 
 # The distance that pictures are ranked by, and that a sentence quotes.
@@ -38,8 +39,14 @@ class GlyphBench:
 
         Raises:
             InputError: Icon families are missing.
-            UsageError: An unknown family, or a size that does not fit.
+            UsageError: An unknown family or method, or a size that does not fit.
         """
+        for name in asked.methods:
+            if name not in METHODS:
+                raise UsageError(
+                    f"--methods {name}: there is no such method",
+                    fix=f"{did_you_mean(name, METHODS)}known: {', '.join(METHODS)}",
+                )
         found = questions.read(asked)
         sized = questions.at_size(recipe, asked.px)
         return cls(asked=asked, recipe=sized, reporter=reporter, questions=found)

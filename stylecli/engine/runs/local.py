@@ -125,7 +125,7 @@ def _made(maker: Maker, group: list[_Loaded], reporter: Reporter) -> tuple[list[
 
 
 def _with_memory(maker: Maker, group: list[_Loaded], reporter: Reporter) -> list[Any]:
-    """Out of memory, make fewer at a time, and one alone once more with all freed that can be."""
+    """Out of memory, make fewer at a time, and one alone in less memory than before."""
     if len(group) > maker.batch:  # fewer fit than when it was put together
         parts = [group[at : at + maker.batch] for at in range(0, len(group), maker.batch)]
         return [made for part in parts for made in _with_memory(maker, part, reporter)]
@@ -145,12 +145,30 @@ def _with_memory(maker: Maker, group: list[_Loaded], reporter: Reporter) -> list
         reporter.warn(f"out of memory; from here on {maker.batch} at a time")
         return _with_memory(maker, group, reporter)
     (one,) = group
+    return [_alone(maker, one, reporter)]
+
+
+def _alone(maker: Maker, one: _Loaded, reporter: Reporter) -> Any:
+    """Out of memory for one, ask for less and less of it, which holds for the rest of the run."""
+    how = maker.shrink()
     name = one.job.inputs[0].path.name
-    reporter.warn(f"{name}: out of memory; once more, with all freed that can be")
-    try:
-        return list(maker.make([(one.job, one.value)]))
-    except Exception as error:
-        return [too_large(one.job) if is_out_of_memory(error) else error]
+    reporter.warn(
+        f"{name}: out of memory; once more, with all freed that can be"
+        if how is None
+        else f"out of memory; from here on {how}"
+    )
+    while True:
+        try:
+            (made,) = maker.make([(one.job, one.value)])
+            return made
+        except Exception as error:
+            if not is_out_of_memory(error):
+                return error
+        _free()
+        how = None if how is None else maker.shrink()
+        if how is None:
+            return too_large(one.job)
+        reporter.warn(f"out of memory; from here on {how}")
 
 
 class _Behind:

@@ -47,14 +47,22 @@ class Maker(Protocol):
             ItemError: They cannot be written.
         """
 
+    def shrink(self) -> str | None:
+        """Take less memory for one job from here on, and say how; None when nothing is left."""
+
 
 class OneByOne:
     """A maker of jobs that are read, made and written in one go."""
 
     batch = 1
 
-    def __init__(self, make: Callable[[Job], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Job], Mapping[str, Any]],
+        shrink: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._make = make
+        self._shrink = shrink
 
     def load(self, job: Job) -> None:
         """Nothing."""
@@ -67,6 +75,9 @@ class OneByOne:
 
     def save(self, job: Job, made: Mapping[str, Any]) -> Mapping[str, Any]:
         return made
+
+    def shrink(self) -> str | None:
+        return self._shrink()
 
 
 @dataclass(frozen=True, slots=True)

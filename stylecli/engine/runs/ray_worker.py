@@ -131,7 +131,7 @@ def _reopened(recipe: Recipe, dtype: str, fingerprint: str, reporter: Reporter) 
             f"{recipe.backbone.id}: a machine of the cluster has other weights of that name",
             fix="put the same files on every machine, or in a folder that all of them see",
         )
-    session.recipe = recipe
+    session.recipe, session.device = recipe, recipe.device
     return session
 
 

@@ -37,9 +37,6 @@ class Draw:
     timestep: Int[Tensor, " 1"]
     chance: float
 
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        return self.clean.to(device), self.noise.to(device), self.timestep
-
     def drops_caption(self, settings: Lora) -> bool:
         return self.chance < settings.caption_dropout
 

@@ -1,10 +1,10 @@
-"""Fit a LoRA to the pictures of one style (DiffStyler eq. 3), resumable to the bit."""
+"""Fit LoRAs to the pictures of styles (DiffStyler eq. 3), resumable to the bit."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.artifacts import images, store
-from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.lora import COLOURS, export, plain_config
+from stylecli.artifacts import store
+from stylecli.backbone.lora import COLOURS, laid_out, plain_config
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.objective import diffusion_loss
 from stylecli.engine.context import Reporter
 from stylecli.engine.runs.processes import ALONE, Team
-from stylecli.engine.training import lora_state
+from stylecli.engine.training import factors
 from stylecli.engine.training.draws import Draw
-from stylecli.errors import InputError, ItemError, UsageError
+from stylecli.engine.training.encoded import Encoded, Seen
+from stylecli.engine.training.together import Material, Pupils, cells
+from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Lora
 from stylecli.tensors.colour import Colours
-from stylecli.tensors.seeds import generator
 
-ADAPTER = "style"
+# Settings in force of which the latents of pictures depend.
+PICTURED = ("tiling", "channels_last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,14 @@ class StylePicture:
     path: Path
     sha256: str
     caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What one LoRA is to be learned from, and where it is kept until it is."""
+
+    pictures: Sequence[StylePicture]
+    state_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +101,15 @@ def identity(
     backbone: Backbone, pictures: Sequence[StylePicture], settings: Lora, seed: int
 ) -> str:
     """The digest of all that decides a LoRA's values; equal digests mean equal files."""
+    # In tiles or laid out otherwise, pictures are other latents; rows of one LoRA pass together.
+    tuned = {key: backbone.tuned[key] for key in PICTURED if key in backbone.tuned}
     decisive = settings.model_dump(exclude={"prompt", "save_every", "gradient_checkpointing"})
     return store.digest(
         {
             "kind": "lora with colours",
             "model": backbone.fingerprint,
             "dtype": str(backbone.dtype),
+            **({"tuned": tuned} if tuned else {}),
             "pictures": [[picture.sha256, picture.caption] for picture in pictures],
             "settings": decisive,
             "seed": seed,
@@ -116,172 +127,133 @@ def fit(
     reporter: Reporter,
     team: Team = ALONE,
 ) -> Fitted:
-    """Train one adapter; the UNet is the base model again afterwards.
+    """Train one LoRA; see `fit_together`."""
+    course = Course(pictures, state_file)
+    (fitted,) = fit_together(backbone, [course], settings, seed=seed, reporter=reporter, team=team)
+    return fitted
+
+
+def fit_together(
+    backbone: Backbone,
+    courses: Sequence[Course],
+    settings: Lora,
+    *,
+    seed: int,
+    reporter: Reporter,
+    rows: int = 1,
+    encoded: Encoded | None = None,
+    team: Team = ALONE,
+) -> list[Fitted]:
+    """Train LoRAs side by side; the UNet is the base model throughout.
 
     Everything random comes from ``(seed, step)``, so the result depends neither on the device's
     generator nor on how often the run was interrupted, and on how many processes share the rows of
-    a step no more than a sum does on its order. The state file is left for the caller, who removes
-    it once the LoRA is on the disk.
+    a step, or how many LoRAs a pass, no more than a sum does on its order. State files are left for
+    the caller, who removes them once the LoRAs are on the disk.
 
     Args:
+        courses: One for each LoRA.
+        settings: Of all of them; the prompt counts for nothing, since pictures have captions.
+        rows: That pass the model together, of whichever LoRAs.
+        encoded: What is known of pictures and captions; default: nothing.
         team: Who trains together; called in its `same_fate`.
 
     Raises:
-        UsageError: `state_file` belongs to a run with other settings.
+        UsageError: A state file belongs to a run with other settings.
         ImageError: A picture cannot be read.
-        ItemError: The loss is NaN or infinite.
+        ItemError: A loss is NaN or infinite.
     """
-    latents = [_posterior(backbone, picture, settings) for picture in pictures]
-    captions = sorted({picture.caption for picture in pictures} | {""})
-    embeds = dict(zip(captions, backbone.encode_prompt(captions).clone(), strict=True))
-    key = identity(backbone, pictures, settings, seed)
-    cells = settings.crop_px // backbone.latent_px if settings.crop == "random" else None
     if settings.crop == "random" and settings.crop_px < backbone.multiple_px:
         raise UsageError(
             f"lora.crop_px {settings.crop_px} is too small for this backbone",
             fix=f"use {backbone.multiple_px} or more",
         )
-    fixed = Draw.fixed(backbone, latents, seed, cells)
-
-    parameters = _add_adapter(backbone.unet, settings, seed)
-    adapters = Adapters(backbone.unet)
-    adapters.adopt(ADAPTER)
-    try:
-        optimiser = torch.optim.AdamW(
-            parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
-        scaler = torch.amp.GradScaler(backbone.device.type, enabled=backbone.dtype == torch.float16)
-        done = lora_state.resume(state_file, key, parameters, optimiser, scaler)
-        team.must_agree(f"states in {state_file}", str(done))
-
-        @torch.no_grad()
-        def fixed_loss() -> Float[Tensor, " pairs"]:
-            losses = torch.zeros(len(fixed), dtype=torch.float64)
-            for pair in team.share(range(len(fixed))):
-                embed = embeds[pictures[fixed[pair].index].caption][None]
-                tensors = fixed[pair].tensors(backbone.device)
-                losses[pair] = diffusion_loss(backbone, *tensors, embed).item()
-            team.add_up([losses])
-            return losses
-
-        with adapters.use({}):
-            before = fixed_loss()
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        if settings.gradient_checkpointing:
-            backbone.unet.enable_gradient_checkpointing()
-        with adapters.use({ADAPTER: 1.0}), reporter.task("train", settings.steps) as task:
-            task.advance(done)
-            for step in range(done, settings.steps):
-                draws = Draw.of_step(backbone, latents, seed, step, settings.batch, cells)
-                for draw in team.share(draws):
-                    words = "" if draw.drops_caption(settings) else pictures[draw.index].caption
-                    losses = diffusion_loss(
-                        backbone, *draw.tensors(backbone.device), embeds[words][None]
-                    )
-                    loss = losses.mean() / len(draws)
-                    if not torch.isfinite(loss):
-                        raise ItemError(
-                            f"the loss is {loss.item()} at step {step}",
-                            fix="lower lora.lr, or use --dtype float32",
-                        )
-                    scaler.scale(loss).backward()
-                team.add_up([p.grad for p in parameters.values() if p.grad is not None])
-                scaler.step(optimiser)
-                scaler.update()
-                optimiser.zero_grad(set_to_none=True)
-                task.advance()
-                is_due = (step + 1) % settings.save_every == 0 and step + 1 < settings.steps
-                if is_due and team.leads:
-                    lora_state.save(state_file, key, step + 1, parameters, optimiser, scaler)
-            after = fixed_loss()
-        difference = before - after
-        tensors, layout_header = export(
-            backbone.unet,
-            ADAPTER,
-            layout=settings.format,
-            dtype=torch.float16 if settings.dtype == "float16" else torch.float32,
-        )
-        return Fitted(
-            tensors=tensors,
-            header=layout_header | _header(backbone, pictures, settings, seed),
-            peft_config=plain_config(backbone.unet.peft_config[ADAPTER]),
-            loss_before=float(before.mean()),
-            loss_after=float(after.mean()),
-            standard_error=float(difference.std() / math.sqrt(len(difference))),
-        )
-    finally:
-        backbone.unet.disable_gradient_checkpointing()
-        adapters.remove(ADAPTER)
-        backbone.unet.requires_grad_(False)
-
-
-def _posterior(
-    backbone: Backbone, picture: StylePicture, settings: Lora
-) -> tuple[Float[Tensor, "1 c h w"], Float[Tensor, "1 c h w"]]:
-    image = images.to_tensor(images.read(picture.path).pixels)
-    geometry = images.Geometry.plan(
-        *image.shape[-2:], short_side=settings.resolution, multiple=backbone.multiple_px
-    )
-    # Cut rather than pad: padding would be learned as part of the style.
-    resized = images.crop_center(geometry.resize(image), backbone.multiple_px)
-    mean, deviation = backbone.posterior(resized)
-    return mean.cpu().clone(), deviation.cpu().clone()
-
-
-def _colours(pictures: Sequence[StylePicture]) -> Colours:
-    return Colours.of([images.to_tensor(images.read(picture.path).pixels) for picture in pictures])
-
-
-def _add_adapter(unet: Any, settings: Lora, seed: int) -> dict[str, Tensor]:
-    """Add the trainable pairs: A from N(0, 1/rank²), B zero, both float32.
-
-    Raises:
-        UsageError: A target is no linear layer of this UNet, which is as it was.
-    """
-    from diffusers.training_utils import cast_training_params
-    from peft import LoraConfig
-
-    module: torch.nn.Module = unet
-    # A layer that once had a LoRA stays wrapped.
-    linear = [
-        name.removesuffix(".base_layer")
-        for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Linear)
+    encoded = encoded or Encoded(backbone)
+    seen = [
+        [encoded.picture(picture.path, picture.sha256, settings) for picture in course.pictures]
+        for course in courses
     ]
-    for target in settings.targets:
-        if not any(f".{name}".endswith(f".{target}") for name in linear):
-            raise UsageError(
-                f"lora.targets {target} is no linear layer of this UNet",
-                fix="use to_q, to_k, to_v, to_out.0",
-            )
-    alpha = settings.rank if settings.alpha is None else settings.alpha
-    # PEFT draws from the global generator, which is not ours to move.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # Other styles may be loaded; `Adapters` keeps them apart.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        unet.add_adapter(
-            LoraConfig(
-                r=settings.rank,
-                lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
-                init_lora_weights="gaussian",
-                target_modules=list(settings.targets),
-            ),
-            adapter_name=ADAPTER,
-        )
-    cast_training_params(unet, torch.float32)
-    parameters: dict[str, Tensor] = {
-        name: p for name, p in module.named_parameters() if p.requires_grad
-    }
-    for name, parameter in parameters.items():
-        if ".lora_A." in name:
-            drawn = torch.randn(parameter.shape, generator=generator(seed, "init", name))
-            parameter.data.copy_(drawn / settings.rank)
-    return parameters
+    materials = [
+        _material(backbone, course, own, encoded, settings, seed)
+        for course, own in zip(courses, seen, strict=True)
+    ]
+    pupils = Pupils(backbone, materials, settings, seed=seed, rows=rows, team=team)
+    files = ", ".join(str(course.state_file) for course in courses)
+    team.must_agree(f"states in {files}", str(pupils.done))
+    before = pupils.losses(base=True)
+    total = settings.steps * len(courses)
+    with _frugal(backbone.unet, settings), reporter.task("train", total) as task:
+        task.advance(sum(pupils.done))
+        while active := pupils.step():
+            task.advance(active)
+            pupils.save()
+        pupils.look()
+    after = pupils.losses()
+    headers = [
+        _header(backbone, course.pictures, own, settings, seed)
+        for course, own in zip(courses, seen, strict=True)
+    ]
+    learned = zip(headers, pupils.tensors(), before, after, strict=True)
+    return [_fitted(header, settings, tensors, was, now) for header, tensors, was, now in learned]
+
+
+def _material(
+    backbone: Backbone,
+    course: Course,
+    seen: Sequence[Seen],
+    encoded: Encoded,
+    settings: Lora,
+    seed: int,
+) -> Material:
+    latents = [(own.mean, own.deviation) for own in seen]
+    captions = [picture.caption for picture in course.pictures]
+    return Material(
+        latents=latents,
+        captions=captions,
+        embeds=encoded.captions(captions),
+        fixed=Draw.fixed(backbone, latents, seed, cells(settings, backbone)),
+        state_file=course.state_file,
+        key=identity(backbone, course.pictures, settings, seed),
+    )
+
+
+def _fitted(
+    header: Mapping[str, str],
+    settings: Lora,
+    tensors: Mapping[str, Tensor],
+    before: Float[Tensor, " pairs"],
+    after: Float[Tensor, " pairs"],
+) -> Fitted:
+    config = factors.config(settings)
+    dtype = torch.float16 if settings.dtype == "float16" else torch.float32
+    laid, layout_header = laid_out(tensors, config, layout=settings.format, dtype=dtype)
+    difference = before - after
+    return Fitted(
+        tensors=laid,
+        header=layout_header | dict(header),
+        peft_config=plain_config(config),
+        loss_before=float(before.mean()),
+        loss_after=float(after.mean()),
+        standard_error=float(difference.std() / math.sqrt(len(difference))),
+    )
+
+
+@contextmanager
+def _frugal(unet: Any, settings: Lora) -> Iterator[None]:
+    if settings.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
 
 
 def _header(
-    backbone: Backbone, pictures: Sequence[StylePicture], settings: Lora, seed: int
+    backbone: Backbone,
+    pictures: Sequence[StylePicture],
+    seen: Sequence[Seen],
+    settings: Lora,
+    seed: int,
 ) -> dict[str, str]:
     """What sd-scripts, ComfyUI and model hubs look for. No paths, no names of people."""
     width = int(backbone.unet.config.cross_attention_dim)
@@ -305,5 +277,5 @@ def _header(
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": pictures[0].path.stem,
         "modelspec.trigger_phrase": pictures[0].caption,
-        COLOURS: _colours(pictures).to_json(),
+        COLOURS: Colours.of_moments([own.colours for own in seen]).to_json(),
     }

@@ -1,8 +1,7 @@
-"""A LoRA that is being learned, on the disk: the pairs, the optimiser, and how far it is."""
+"""A LoRA that is being learned, on the disk: its numbers, the optimiser, and how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ def save(
     file: Path,
     key: str,
     step: int,
-    parameters: Mapping[str, Tensor],
+    numbers: Tensor,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:
@@ -26,8 +25,7 @@ def save(
         key: Of the LoRA, as `lora.identity` has it.
         step: How many are done.
     """
-    tensors = {f"lora.{name}": parameter for name, parameter in parameters.items()}
-    tensors |= {
+    tensors = {"lora": numbers} | {
         f"optimiser.{name}": value
         for name, value in checkpoint.optimizer_tensors(optimiser).items()
     }
@@ -37,7 +35,7 @@ def save(
 def resume(
     file: Path,
     key: str,
-    parameters: Mapping[str, Tensor],
+    numbers: Tensor,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> int:
@@ -49,13 +47,13 @@ def resume(
     if not file.exists():
         return 0
     tensors, state = checkpoint.load(file)
-    if state.get("key") != key:
+    # Where the tensors are others, a version before this one wrote them.
+    if state.get("key") != key or "lora" not in tensors:
         raise UsageError(
-            f"{file} was left by a run with other pictures or settings",
+            f"{file} was left by another version, or by a run with other pictures or settings",
             fix="finish that run first, or delete the file to start again",
         )
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[f"lora.{name}"])
+    numbers.data.copy_(tensors["lora"])
     checkpoint.restore_optimizer(
         optimiser,
         {

@@ -5,7 +5,25 @@ when (eq. 8 and 9), `painting` the sampling loop that brings them together (eq. 
 """
 
 from stylecli.methods.diffstyler.looks import Look, Region
-from stylecli.methods.diffstyler.painting import Background, generate, paint, transfer
-from stylecli.methods.diffstyler.source import adain, kappa
+from stylecli.methods.diffstyler.painting import (
+    Background,
+    Version,
+    generate,
+    paint,
+    paint_versions,
+    transfer,
+)
+from stylecli.methods.diffstyler.source import Keeper, kappa
 
-__all__ = ["Background", "Look", "Region", "adain", "generate", "kappa", "paint", "transfer"]
+__all__ = [
+    "Background",
+    "Keeper",
+    "Look",
+    "Region",
+    "Version",
+    "generate",
+    "kappa",
+    "paint",
+    "paint_versions",
+    "transfer",
+]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone import row_loras
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, guided
@@ -55,14 +58,44 @@ class Region:
         return self.share is not None and not bool(self.share.any())
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Latents that are to be seen under a look."""
+
+    latents: Float[Tensor, "b c h w"]
+    look: Look
+
+
 class Predictor:
     """The model's guided output for any look; every prompt is embedded once."""
 
     def __init__(
-        self, backbone: Backbone, adapters: Adapters, looks: Iterable[Look], batch: int
+        self,
+        backbone: Backbone,
+        adapters: Adapters,
+        looks: Sequence[Look],
+        batch: int,
+        *,
+        in_rows: bool = False,
     ) -> None:
+        """Get ready for some looks.
+
+        Args:
+            looks: All that will be asked for.
+            batch: Latents of each.
+            in_rows: All that is asked for at one step passes together, each row with its own LoRA.
+
+        Raises:
+            UsageError: In rows, a LoRA of another kind than linear layers have.
+        """
         self._backbone = backbone
         self._adapters = adapters
+        self._slots: dict[tuple[tuple[str, float], ...], int] | None = None
+        if in_rows:
+            weights = {_key(look): look.weights for look in looks if look.weights}
+            self._slots = {key: slot for slot, key in enumerate(weights)}
+            stacked = [row_loras.loaded(backbone.unet, one) for one in weights.values()]
+            self._factors = row_loras.Factors.stacked(stacked, device=backbone.device)
         prompts = sorted({prompt for look in looks for prompt in look.prompts})
         embeds = {prompt: backbone.encode_prompt([prompt]) for prompt in prompts}
         self._rows = {
@@ -71,17 +104,65 @@ class Predictor:
         }
 
     def __call__(
-        self, latents: Float[Tensor, "b c h w"], step: Step, look: Look
-    ) -> Float[Tensor, "b c h w"]:
+        self,
+        asked: Sequence[Asked],
+        step: Step,
+        injected: Callable[[], AbstractContextManager[None]],
+    ) -> list[Float[Tensor, "b c h w"]]:
         """One row a latent, or two (``[uncond | cond]``) where the look is guided.
 
+        Args:
+            asked: Each has a pass of its own, unless rows have LoRAs of their own.
+            step: Whose timestep the model is told.
+            injected: Opened for every pass: what the rows take from elsewhere.
+
         Raises:
-            UsageError: The look names an adapter that is not loaded.
+            UsageError: A look names an adapter that is not loaded.
         """
+        if self._slots is None:
+            return [self._alone(one.latents, one.look, step, injected) for one in asked]
+        with self._adapters.use({}), injected():
+            return self._in_rows(asked, step, self._slots)
+
+    def _alone(
+        self,
+        latents: Tensor,
+        look: Look,
+        step: Step,
+        injected: Callable[[], AbstractContextManager[None]],
+    ) -> Tensor:
         rows = latents.repeat(len(look.prompts), 1, 1, 1)
-        with self._adapters.use(look.weights):
+        with self._adapters.use(look.weights), injected():
             output = self._backbone.predict(rows, step.timestep, self._rows[look.prompts])
-        if len(look.prompts) == 1:
-            return output
-        uncond, cond = output.chunk(2)
-        return guided(uncond, cond, look.guidance)
+        return _guided(output, look)
+
+    def _in_rows(
+        self, asked: Sequence[Asked], step: Step, slots: Mapping[tuple[Any, ...], int]
+    ) -> list[Tensor]:
+        rows = torch.cat([one.latents.repeat(len(one.look.prompts), 1, 1, 1) for one in asked])
+        embeds = torch.cat([self._rows[one.look.prompts] for one in asked])
+        own = [
+            slots.get(_key(one.look))
+            for one in asked
+            for _ in range(len(one.look.prompts) * len(one.latents))
+        ]
+        at_once = self._backbone.max_rows or len(rows)
+        outputs = []
+        for first in range(0, len(rows), at_once):
+            some = slice(first, first + at_once)
+            with row_loras.applied(self._backbone.unet, self._factors, own[some]):
+                outputs.append(self._backbone.predict(rows[some], step.timestep, embeds[some]))
+        sizes = [len(one.look.prompts) * len(one.latents) for one in asked]
+        each = torch.cat(outputs).split(sizes)
+        return [_guided(output, one.look) for output, one in zip(each, asked, strict=True)]
+
+
+def _key(look: Look) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(look.weights.items()))
+
+
+def _guided(output: Float[Tensor, "rows c h w"], look: Look) -> Float[Tensor, "b c h w"]:
+    if len(look.prompts) == 1:
+        return output
+    uncond, cond = output.chunk(2)
+    return guided(uncond, cond, look.guidance)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.attention import Exchange
+from stylecli.backbone.attention import Exchange, Taken
 from stylecli.backbone.inversion import Trajectory
 from stylecli.backbone.layers import decoder_layers, select
 from stylecli.backbone.model import Backbone
@@ -52,17 +54,14 @@ def kappa(
     return min(1.0, max(0.0, share))
 
 
-def adain(
-    content: Float[Tensor, "b c h w"], style: Float[Tensor, "1 c hs ws"]
-) -> Float[Tensor, "b c h w"]:
-    """Give latents the channel means and deviations of others (StyleID eq. 7)."""
+class Keeper(Protocol):
+    """Keeps what a content's pass leaves at each step for the content's next looks."""
 
-    def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.mean(dim=(2, 3), keepdim=True), x.std(dim=(2, 3), keepdim=True)
+    def get(self, step: int) -> Taken | None:
+        """What was kept of a step, on the model's device."""
 
-    mean, deviation = statistics(content)
-    style_mean, style_deviation = statistics(style)
-    return (content - mean) / deviation * style_deviation + style_mean
+    def put(self, step: int, taken: Taken) -> None:
+        """Keep what the pass of a step has left."""
 
 
 class Source:
@@ -76,12 +75,14 @@ class Source:
         injection: Injection,
         *,
         to_the_end: bool = False,
+        keeper: Keeper | None = None,
     ) -> None:
         """Decide what is injected at which step.
 
         Args:
             to_the_end: `after` is asked for at every step, so a source with a path of its own walks
                 it to the end.
+            keeper: Of a source that replays; one with a path of its own must walk it.
 
         Raises:
             RecipeError: A layer that this UNet does not have.
@@ -90,6 +91,7 @@ class Source:
         self._adapters = adapters
         self._trajectory = trajectory
         self._replays = injection.source == "replay"
+        self._keeper = keeper if self._replays else None
         self._latents = trajectory.latents[-1]
         self._null_embeds = backbone.encode_prompt([""]).expand(len(self._latents), -1, -1)
 
@@ -143,22 +145,42 @@ class Source:
         """Pass the content through the base model, if this step (or a later one) needs it."""
         if step.index > self._last_active or (self._replays and step.index not in self._active):
             return
+        kept = self._keeper.get(step.index) if self._keeper else None
+        if kept is not None:
+            self._exchange.recall(kept)
+            return
         if self._replays:
             self._latents = self._trajectory.latents[step.level]
-        with (
-            self._adapters.use({}),
-            self._exchange.taking(
-                features=step.index < self._feature_steps,
-                attention=self._shares[step.index] < 1,
-                stop=self._replays,
-            ),
-        ):
-            output = self._backbone.predict(self._latents, step.timestep, self._null_embeds)
+        outputs = self._passed(step)
+        if self._keeper:
+            self._keeper.put(step.index, self._exchange.taken)
         if not self._replays:
             alphas = self._trajectory.levels.alphas
             self._latents = self._backbone.schedule.step(
-                self._latents, output, alphas[step.level], alphas[step.level - 1]
+                self._latents, torch.cat(outputs), alphas[step.level], alphas[step.level - 1]
             )
+
+    def _passed(self, step: Step) -> list[Tensor]:
+        """Show the model the contents' latents; its outputs, where the pass goes to its end."""
+        outputs = []
+        at_once = self._backbone.max_rows or len(self._latents)
+        for first in range(0, len(self._latents), at_once):
+            rows = slice(first, first + at_once)
+            with (
+                self._adapters.use({}),
+                self._exchange.taking(
+                    features=step.index < self._feature_steps,
+                    attention=self._shares[step.index] < 1,
+                    stop=self._replays,
+                    first=first,
+                ),
+            ):
+                outputs.append(
+                    self._backbone.predict(
+                        self._latents[rows], step.timestep, self._null_embeds[rows]
+                    )
+                )
+        return outputs
 
     def injected(self, step: Step) -> AbstractContextManager[None]:
         """Inside, passes of the model use what `look` left behind."""

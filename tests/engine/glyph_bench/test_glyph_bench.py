@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from stylecli.artifacts import glyphs
 from stylecli.artifacts.glyphs import FAMILIES, Icon
 from stylecli.engine.glyph_bench import gains, questions
 from stylecli.engine.glyph_bench.questions import Asked, Question
+from stylecli.engine.glyph_bench.run import GlyphBench
+from stylecli.engine.request import Prepared
 from stylecli.engine.scoring.entries import Entry
 from stylecli.errors import InputError, UsageError
+from stylecli.recipe.schema import Recipe
+from tests.engine.jobs import Listener
 
 SHAPES = ("M2 2h12v12h-12z", "M8 1l7 14h-14z", "M1 8a7 7 0 1 0 14 0a7 7 0 1 0 -14 0z")
 HELD_OUT = ("cat", "dna", "grinning-face")
@@ -117,6 +123,40 @@ def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
     for item in items:
         assert (asked.output / item["target"]).is_file()
         assert item["style_family"] in item["id"]
+
+
+@pytest.mark.parametrize("method", sorted(questions.METHODS))
+def test_every_method_is_asked_every_question_with_its_own_style(asked: Asked, method: str) -> None:
+    found = built(replace(asked, references=2))
+    lora = asked.output / questions.LORAS / f"{found[0].style_name}.safetensors"
+    *learned, prepared = _asked_of(method, asked, found)
+    jobs = prepared.plan.jobs
+    assert {job.output for job in jobs} == {asked.output / method / f"{q.id}.png" for q in found}
+    by_output = {job.output.stem: job for job in jobs}
+    for q in found:
+        look = by_output[q.id].inputs[1]
+        if method == "diffstyler":
+            assert look.path.name == f"{q.style_name}.safetensors"
+        else:
+            assert look.path == asked.output / q.references()[0]
+    assert bool(learned) == (method == "diffstyler") == lora.exists()
+
+
+def _asked_of(method: str, asked: Asked, found: list[Question]) -> Iterator[Prepared]:
+    """What it prepares; LoRAs that it has learned first are put there, of nothing."""
+    recipe = questions.at_size(Recipe(), asked.px)
+    for prepared in questions.METHODS[method](recipe, asked, found, Listener()):
+        yield prepared
+        for job in prepared.plan.jobs:
+            if job.output.suffix == ".safetensors":
+                job.output.parent.mkdir(exist_ok=True)
+                save_file({}, job.output)
+
+
+def test_a_method_that_nobody_knows_is_refused(asked: Asked) -> None:
+    with pytest.raises(UsageError, match="style-id") as caught:
+        GlyphBench.prepare(Recipe(), replace(asked, methods=["style-id"]), Listener())
+    assert "did you mean styleid?" in caught.value.fix
 
 
 def test_a_drawing_fills_nine_tenths_of_a_white_square() -> None:

@@ -150,7 +150,7 @@ def test_all_of_it_can_be_done_with_keys(made: Path, show: Show) -> None:
     one.keyboard.press("Escape")
     assert not one.locator("#detail").is_visible()
     # A dialog tells of its closing a moment after it has closed.
-    one.wait_for_function("document.activeElement.textContent === 'dog-oil.png'")
+    one.locator(".open:focus", has_text="dog-oil.png").wait_for()
 
 
 def test_tab_goes_from_top_to_bottom_and_can_be_seen(made: Path, show: Show) -> None:

@@ -94,6 +94,48 @@ def test_what_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
     assert failed.job.content.path.stem == "003"
 
 
+def test_out_of_memory_for_one_it_takes_less_and_less_for_the_rest_of_the_run(
+    tmp_path: Path,
+) -> None:
+    steps = ["one row at a time", "large pictures in tiles", "with little at work"]
+    maker, listener = (
+        FakeMaker(batch=4, steps=steps, large={"001": 2, "005": 1, "006": 3}),
+        Listener(),
+    )
+    results = list(local.work(jobs(tmp_path, 8), lambda: maker, listener))
+    assert {r.status for r in results} == {"done"}
+    assert maker.batch == 1
+    assert maker.tried.count("001") == 5  # of 4, of 2, alone, and after each of two steps
+    assert maker.tried.count("005") == 1
+    assert [text for text in listener.said if "memory" in text] == [
+        f"out of memory; from here on {how}" for how in ("2 at a time", "1 at a time", *steps)
+    ]
+
+
+def test_out_of_memory_after_the_last_step_fails_that_item_alone(tmp_path: Path) -> None:
+    maker, listener = FakeMaker(steps=["in tiles"], large={"001": 9, "002": 9}), Listener()
+    results = list(local.work(jobs(tmp_path, 4), lambda: maker, listener))
+    assert [r.status for r in results] == ["done", "failed", "failed", "done"]
+    assert all(
+        isinstance(r.error, MemoryExhaustedError) and r.error.exit_status == 6
+        for r in results
+        if r.status == "failed"
+    )
+    assert maker.tried == ["000", "001", "001", "002", "002", "003"]
+    assert listener.said == [
+        "out of memory; from here on in tiles",
+        "002.png: out of memory; once more, with all freed that can be",
+    ]
+
+
+def test_another_fault_while_there_is_too_little_memory_is_that_fault(tmp_path: Path) -> None:
+    bad = {"make 001": broken("001")}
+    maker = FakeMaker(steps=["in tiles"], large={"001": 1}, bad=bad)
+    results = carry_out(maker, tmp_path, 3)
+    (failed,) = (r for r in results if r.status == "failed")
+    assert failed.error is bad["make 001"]
+
+
 def test_a_fault_of_ours_costs_one_item_and_says_where(tmp_path: Path) -> None:
     results = carry_out(FakeMaker(bad={"save 001": KeyError("oops")}), tmp_path, 3)
     (failed,) = (r for r in results if r.status == "failed")

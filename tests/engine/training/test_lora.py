@@ -18,6 +18,8 @@ from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.model import Backbone
+from stylecli.backbone.row_loras import Factors, applied
+from stylecli.engine.training import factors
 from stylecli.engine.training.lora import Fitted, fit, identity, style_pictures
 from stylecli.errors import InputError, ItemError, UsageError
 from stylecli.methods.diffstyler import Look, transfer
@@ -121,22 +123,19 @@ def largest_difference(ours: Fitted, theirs: Fitted) -> float:
 
 def test_training_starts_from_the_base_model(fresh: Backbone, picture: Path) -> None:
     """Point 21: B is zero, A is drawn with deviation 1/rank, all of it float32."""
+    shapes = factors.layout(fresh.unet, SETTINGS)
+    first = factors.first(shapes, 0)
+    pairs = factors.named(shapes, first)
+    assert all(not v.any() for k, v in pairs.items() if ".lora_B." in k)
+    drawn = torch.cat([v.flatten() for k, v in pairs.items() if ".lora_A." in k])
+    assert float(drawn.std()) == pytest.approx(1 / SETTINGS.rank, rel=0.05)
+    assert {v.dtype for v in pairs.values()} == {torch.float32}
     before = outputs(fresh)
-    seen: list[int] = []
-
-    def look(done: int) -> None:
-        if done:
-            return
-        seen.append(done)
-        pairs = {k: v.detach() for k, v in fresh.unet.named_parameters() if ".lora_" in k}
-        assert all(not v.any() for k, v in pairs.items() if ".lora_B." in k)
-        drawn = torch.cat([v.flatten() for k, v in pairs.items() if ".lora_A." in k])
-        assert float(drawn.std()) == pytest.approx(1 / SETTINGS.rank, rel=0.05)
-        assert {v.dtype for v in pairs.values()} == {torch.float32}
+    with applied(fresh.unet, Factors(shapes, first[None]), [0, 0]):
         assert torch.equal(outputs(fresh), before)
-
-    train(fresh, picture, reporter=Watcher(look))
-    assert seen
+    fitted = train(fresh, picture, settings=settings(steps=1, lr=1e-12, weight_decay=0.0))
+    for name, tensor in pairs.items():
+        assert torch.allclose(fitted.tensors[f"unet.{name}"], tensor, rtol=0, atol=1e-11)
 
 
 def test_only_the_chosen_projections_learn_and_the_base_model_is_left_as_it_was(

@@ -1,0 +1,134 @@
+"""Device settings with which work fits a memory: of those, the fastest."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stylecli.engine.planner.costs import Cost
+from stylecli.errors import UsageError
+from stylecli.recipe.schema import Device, Recipe
+
+# Labels of memory are in these, which leaves of a card's GiB what the estimate may be wrong by.
+GB = 1e9
+# Times that differ by less are the same: then the fewest means count, and the least memory.
+SAME = 1.02
+CHECKPOINTING = "lora.gradient_checkpointing"
+KEYS = ("device.batch", "device.max_rows", "device.tiling", "device.offload", CHECKPOINTING)
+MOST_BATCH = 256
+
+
+class Costs(Protocol):
+    """Whoever knows what settings cost."""
+
+    def cost(self, settings: Device, *, checkpointing: bool) -> Cost:
+        """Seconds and memory of one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Settings, and what the run takes with them.
+
+    Attributes:
+        values: By dotted key, those that were open.
+    """
+
+    values: Mapping[str, Any]
+    cost: Cost
+
+
+def choose(
+    planner: Costs,
+    recipe: Recipe,
+    *,
+    gigabytes: float,
+    items: int,
+    learns: bool,
+    is_gpu: bool,
+    kept: Collection[str] = (),
+) -> Choice:
+    """The fastest settings whose estimated peak fits; with more memory never slower ones.
+
+    Args:
+        planner: Knows what settings cost.
+        recipe: Says what the settings are that are kept.
+        gigabytes: Of the GPU where it computes on one, else of the process.
+        items: A batch of more would be filled up in vain.
+        learns: A LoRA is learned.
+        is_gpu: Weights may wait in main memory.
+        kept: Keys that the user decided.
+
+    Raises:
+        UsageError: Nothing fits.
+    """
+    least = math.inf
+    best: tuple[tuple[int, int, int], Choice] | None = None
+    for values in _candidates(recipe, items, kept, learns=learns, is_gpu=is_gpu):
+        own = {key.removeprefix("device."): v for key, v in values.items() if key != CHECKPOINTING}
+        cost = planner.cost(
+            recipe.device.model_copy(update=own), checkpointing=bool(values[CHECKPOINTING])
+        )
+        least = min(least, cost.memory_bytes)
+        if cost.memory_bytes > gigabytes * GB:
+            continue
+        order = (math.floor(math.log(cost.seconds, SAME)), _strain(values), cost.memory_bytes)
+        if best is None or order < best[0]:
+            best = order, Choice({k: v for k, v in values.items() if k not in kept}, cost)
+    if best is None:
+        needed = math.ceil(least / GB * 10) / 10
+        because = f" with {', '.join(sorted(kept))} as given" if kept else ""
+        raise UsageError(
+            f"--fit {gigabytes:g}: nothing fits{because}; the least is about {needed:g} GB",
+            fix=f"--fit {needed:g}, or a smaller sampling.size",
+        )
+    return best[1]
+
+
+def _candidates(
+    recipe: Recipe, items: int, kept: Collection[str], *, learns: bool, is_gpu: bool
+) -> Iterator[dict[str, Any]]:
+    """All combinations; what would change nothing here stands as it is, and rows at their most."""
+    device = recipe.device
+    batches = _powers(min(items, MOST_BATCH))
+    guided = 1 if recipe.sampling.guidance == 1 else 2
+    options: dict[str, Sequence[Any]] = {
+        "device.batch": batches,
+        "device.max_rows": [None, *_powers(guided * batches[-1])],
+        "device.tiling": [False, True],
+        "device.offload": ["none", "parts", "blocks"] if is_gpu else [device.offload],
+        CHECKPOINTING: [False, True] if learns else [recipe.lora.gradient_checkpointing],
+    }
+    own = {key: getattr(device, key.removeprefix("device.")) for key in KEYS[:-1]}
+    own[CHECKPOINTING] = recipe.lora.gradient_checkpointing
+    options |= {key: [value] for key, value in own.items() if key in kept}
+    for values in itertools.product(*options.values()):
+        found = dict(zip(options, values, strict=True))
+        rows = found["device.max_rows"]
+        # More rows than there are is all of them.
+        if rows is None or "device.max_rows" in kept or rows < guided * found["device.batch"]:
+            yield found
+
+
+def _strain(values: Mapping[str, Any]) -> int:
+    """How many means are used that are no gain in themselves."""
+    return sum(
+        (
+            values["device.max_rows"] is not None,
+            values["device.tiling"],
+            values["device.offload"] != "none",
+            values[CHECKPOINTING],
+        )
+    )
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4 and so on, and the most there may be.
+
+    >>> _powers(1), _powers(4), _powers(6)
+    ([1], [1, 2, 4], [1, 2, 4, 6])
+    """
+    most = max(1, most)
+    return sorted({2**n for n in range(most.bit_length())} | {most})

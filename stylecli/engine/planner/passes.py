@@ -1,0 +1,307 @@
+"""The passes that work is made of, each walked on the meta device with the code that runs it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from stylecli.backbone import tuning
+from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.attention import Exchange
+from stylecli.backbone.layers import decoder_layers, select
+from stylecli.backbone.model import Backbone
+from stylecli.backbone.schedule import NoiseSchedule
+from stylecli.engine.planner.walk import Walked, walked
+from stylecli.recipe.schema import Device, Injection, Lora
+
+ADAPTER = "planned"
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One call of the model.
+
+    Attributes:
+        rows: How many it was walked with; of others it takes in proportion.
+        kept: Bytes that stay for later passes, a tensor each.
+    """
+
+    walk: Walked
+    rows: int
+    kept: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a step hands from the source rows to the target rows.
+
+    Attributes:
+        kappa: The targets' share of their own attention.
+    """
+
+    features: bool
+    kappa: float
+
+
+class Passes:
+    """The passes of one model; each is walked when it is first asked for."""
+
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, injection: Injection, lora: Lora, kind: str = "cpu"
+    ) -> None:
+        """Read the configs of a backbone.
+
+        Args:
+            folder: Only its configs are read.
+            dtype: Of the UNet and the text encoder.
+            injection: What is handed over where.
+            lora: Where LoRAs sit, and their rank.
+            kind: Of the device that will compute.
+        """
+        self._backbone = _empty(folder, dtype)
+        self._injection = injection
+        self._kind = kind
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            _add_adapter(self._backbone.unet, lora)
+        self._adapters = Adapters(self._backbone.unet)
+        self._adapters.adopt(ADAPTER)
+        self._walk = cache(self._walked)
+
+    @property
+    def latent_px(self) -> int:
+        return self._backbone.latent_px
+
+    @property
+    def multiple_px(self) -> int:
+        return self._backbone.multiple_px
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self._backbone.unet.config.in_channels)
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Bytes of each part's frozen weights."""
+        backbone = self._backbone
+        parts = {"unet": backbone.unet, "vae": backbone.vae, "text": backbone.text_encoder}
+        return {name: _weight(part) for name, part in parts.items()}
+
+    @cached_property
+    def largest_block(self) -> tuple[int, int]:
+        """Bytes of the UNet's largest block, and of all its blocks."""
+        unet = self._backbone.unet
+        blocks = [_weight(b) for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) if b]
+        return max(blocks), sum(blocks)
+
+    @cached_property
+    def lora_numbers(self) -> int:
+        """Numbers in one LoRA."""
+        named = self._backbone.unet.named_parameters()
+        return sum(p.numel() for name, p in named if ".lora_" in name)
+
+    def plain(self, height: int, width: int, rows: int = 1) -> Pass:
+        """The base model."""
+        return self._walk("plain", height, width, None, rows)
+
+    def styled(self, height: int, width: int) -> Pass:
+        """A row under a LoRA."""
+        return self._walk("styled", height, width)
+
+    def source(self, handed: Handed, height: int, width: int) -> Pass:
+        """A content's row up to the last tensor that is handed over."""
+        return self._walk("source", height, width, handed)
+
+    def target(self, handed: Handed, height: int, width: int, sources: int) -> Pass:
+        """Rows under a LoRA that take what the source rows left.
+
+        Args:
+            sources: Contents in the batch: 1, or 2 for any more.
+        """
+        return self._walk("target", height, width, handed, sources)
+
+    def text(self) -> Pass:
+        return self._walk("text", 0, 0)
+
+    def encode(self, height: int, width: int, *, tiling: bool) -> Pass:
+        return self._walk("encode", height, width, None, 1, tiling)
+
+    def decode(self, height: int, width: int, *, tiling: bool) -> Pass:
+        return self._walk("decode", height, width, None, 1, tiling)
+
+    def training(self, height: int, width: int, *, checkpointing: bool) -> Pass:
+        """A row forwards and back to the LoRA's gradients."""
+        return self._walk("training", height, width, None, 1, False, checkpointing)
+
+    def _walked(
+        self,
+        kind: str,
+        height: int,
+        width: int,
+        handed: Handed | None = None,
+        sources: int = 1,
+        tiling: bool = False,
+        checkpointing: bool = False,
+    ) -> Pass:
+        latent = (height // self.latent_px, width // self.latent_px)
+        match kind:
+            case "plain" | "styled":
+                with walked() as walk, self._under(lora=kind == "styled"), torch.inference_mode():
+                    self._predict(sources, latent)
+                return Pass(walk, sources)
+            case "source" | "target":
+                assert handed is not None  # noqa: S101
+                return self._exchanged(handed, latent, sources, wants_target=kind == "target")
+            case "text":
+                return self._words()
+            case "training":
+                return self._trained(latent, checkpointing)
+        tuning.tune(self._backbone, Device(tiling=tiling))
+        with walked() as walk:
+            if kind == "encode":
+                self._backbone.posterior(torch.empty(1, 3, height, width, device=META))
+            else:
+                self._backbone.decode(torch.empty(1, self.latent_channels, *latent, device=META))
+        return Pass(walk, 1)
+
+    def _exchanged(
+        self, handed: Handed, latent: tuple[int, int], sources: int, *, wants_target: bool
+    ) -> Pass:
+        exchange = self._exchange()
+        with exchange.installed(self._backbone.unet), torch.inference_mode():
+            with (
+                walked() as walk,
+                self._under(lora=False),
+                exchange.taking(features=handed.features, attention=handed.kappa < 1, stop=True),
+            ):
+                self._predict(sources, latent)
+            if not wants_target:
+                kept = tuple(t.nbytes for one in exchange.taken.values() for t in one)
+                return Pass(walk, sources, kept)
+            with (
+                walked() as walk,
+                self._under(lora=True),
+                exchange.giving(features=handed.features, kappa=handed.kappa),
+            ):
+                self._predict(2 * sources, latent)
+        return Pass(walk, 2 * sources)
+
+    def _exchange(self) -> Exchange:
+        chosen, layers = self._injection, decoder_layers(self._backbone.unet)
+        own = select(layers, chosen.attn_layers, key="attn_layers", with_attention=True)
+        cross = select(layers, chosen.attn_cross, key="attn_cross", with_attention=True)
+        attention = [name for layer in own for name in layer.self_attention]
+        attention += [name for layer in cross for name in layer.cross_attention]
+        return Exchange(
+            features=select(
+                layers, chosen.feature_layers, key="feature_layers", with_attention=False
+            ),
+            attention=attention,
+            tap=chosen.feature_tap,
+            mix=chosen.attn_mix,
+        )
+
+    def _words(self) -> Pass:
+        length = int(self._backbone.text_encoder.config.max_position_embeddings)
+        with walked() as walk, torch.inference_mode():
+            self._backbone.text_encoder(torch.zeros(1, length, dtype=torch.long, device=META))
+        return Pass(walk, 1)
+
+    def _trained(self, latent: tuple[int, int], checkpointing: bool) -> Pass:
+        unet = self._backbone.unet
+        parameters = [p for name, p in unet.named_parameters() if ".lora_" in name]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        try:
+            dtype = self._backbone.dtype
+            autocast = None if dtype == torch.float32 else dtype
+            with walked(autocast, self._kind) as walk, self._under(lora=True):
+                output = self._predict(1, latent)
+                loss = F.mse_loss(output, torch.empty_like(output))
+                torch.autograd.backward(loss)
+        finally:
+            unet.disable_gradient_checkpointing()
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+        return Pass(walk, 1)
+
+    @contextmanager
+    def _under(self, *, lora: bool) -> Iterator[None]:
+        with self._adapters.use({ADAPTER: 1.0} if lora else {}):
+            yield
+
+    def _predict(self, rows: int, latent: tuple[int, int]) -> torch.Tensor:
+        backbone = self._backbone
+        tokens = int(backbone.text_encoder.config.max_position_embeddings)
+        latents = torch.empty(rows, self.latent_channels, *latent, device=META)
+        embeds = torch.empty(
+            rows,
+            tokens,
+            int(backbone.unet.config.cross_attention_dim),
+            dtype=backbone.dtype,
+            device=META,
+        )
+        return backbone.predict(latents, 500, embeds)
+
+
+def _empty(folder: Path, dtype: torch.dtype) -> Backbone:
+    """The model of a folder without its numbers."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with META:
+        unet: Any = UNet2DConditionModel.from_config(
+            UNet2DConditionModel.load_config(folder / "unet")
+        )
+        vae: Any = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        text: Any = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    for part, own in ((unet, dtype), (vae, torch.float32), (text, dtype)):
+        # The libraries' own `to` warns of layers that no model here has.
+        torch.nn.Module.to(part, own)
+        part.requires_grad_(False).eval()
+    for part in (unet, vae):
+        part.to(memory_format=torch.channels_last)
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
+    return Backbone(
+        name="planned",
+        fingerprint="",
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=None,
+        schedule=NoiseSchedule.from_config(scheduler),
+        device=META,
+        dtype=dtype,
+    )
+
+
+def _add_adapter(unet: Any, lora: Lora) -> None:
+    from peft import LoraConfig
+
+    with META:
+        unet.add_adapter(
+            LoraConfig(r=lora.rank, lora_alpha=lora.rank, target_modules=list(lora.targets)),
+            adapter_name=ADAPTER,
+        )
+    # Computed in the UNet's own type, as autocast has it.
+    for name, parameter in unet.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(unet.dtype)
+
+
+def _weight(part: Any) -> int:
+    return sum(p.nbytes for name, p in part.named_parameters() if ".lora_" not in name)

@@ -1,0 +1,94 @@
+"""From a command that was prepared to a planner of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from stylecli.engine.plan import Job
+from stylecli.engine.planner import memory
+from stylecli.engine.planner.clock import Clock
+from stylecli.engine.planner.costs import Planner
+from stylecli.engine.planner.fit import Choice, choose
+from stylecli.engine.planner.passes import Passes
+from stylecli.engine.planner.work import Work
+from stylecli.engine.session import Session
+from stylecli.recipe.schema import Injection, Lora
+
+
+def planner(
+    session: Session,
+    jobs: Sequence[Job],
+    rows: Mapping[str, int],
+    *,
+    items: int,
+    size_px: int | None,
+) -> Planner:
+    """Read the model's configs, and count what jobs are made of.
+
+    Args:
+        session: Its model is not loaded.
+        jobs: All of the plan.
+        rows: UNet rows of one item, by name.
+        items: How many are left to do.
+        size_px: Side of pictures that have no content.
+
+    Raises:
+        RecipeError: A layer that this UNet does not have.
+    """
+    recipe, context = session.recipe, session.context
+    # The one setting of LoRAs that passes are told of one by one.
+    lora = recipe.lora.model_copy(update={"gradient_checkpointing": False})
+    passes, libraries = _passes(
+        session.folder, context.dtype, recipe.injection, lora, context.device.type
+    )
+    work = Work.of(recipe, rows, jobs, items=items, size_px=size_px, multiple_px=passes.multiple_px)
+    return Planner(passes, recipe, work, _clock(context.device), libraries=libraries)
+
+
+def fitting(
+    session: Session,
+    jobs: Sequence[Job],
+    rows: Mapping[str, int],
+    *,
+    items: int,
+    size_px: int | None,
+    gigabytes: float,
+    kept: Collection[str],
+) -> Choice:
+    """The fastest device settings whose estimated peak fits.
+
+    Raises:
+        UsageError: Nothing fits.
+        RecipeError: A layer that this UNet does not have.
+    """
+    found = planner(session, jobs, rows, items=items, size_px=size_px)
+    recipe = session.recipe
+    found.measure(recipe.device, checkpointing=recipe.lora.gradient_checkpointing)
+    return choose(
+        found,
+        recipe,
+        gigabytes=gigabytes,
+        items=items,
+        learns=found.work.loras > 0,
+        is_gpu=session.context.device.type == "cuda",
+        kept=kept,
+    )
+
+
+@cache
+def _passes(
+    folder: Path, dtype: torch.dtype, injection: Injection, lora: Lora, kind: str
+) -> tuple[Passes, int]:
+    """And what this process held once all libraries were there, before anything was walked."""
+    passes = Passes(folder, dtype, injection, lora, kind)
+    return passes, memory.libraries()
+
+
+@cache
+def _clock(device: torch.device) -> Clock:
+    """One for all plans of a process, so that nothing is timed twice."""
+    return Clock(device)
