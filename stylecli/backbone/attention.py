@@ -29,8 +29,8 @@ Mix = Literal["probs", "qk"]
 Taken = Mapping[str, tuple[Tensor, ...]]
 
 
-class _AllTaken(Exception):  # noqa: N818 - a way out, not a fault
-    """Raised inside a source pass when nothing that follows is wanted."""
+class PassEnded(Exception):  # noqa: N818 - a way out, not a fault
+    """Raised inside a pass of the UNet when nothing that follows is wanted."""
 
 
 class Exchange:
@@ -122,7 +122,7 @@ class Exchange:
             self._store.clear()
         try:
             yield
-        except _AllTaken:
+        except PassEnded:
             pass
         finally:
             self.taking_features = self.taking_attention = False
@@ -151,7 +151,7 @@ class Exchange:
         self._store[key] = tensors
         self._remaining -= 1
         if self._remaining == 0 and self._stops_early:
-            raise _AllTaken
+            raise PassEnded
 
     def get(self, key: str, rows: int) -> tuple[Tensor, ...]:
         """What the source rows left, for each target row of this call."""
@@ -198,18 +198,14 @@ class _SharedAttention:
         exchange = self.exchange
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
-        def heads(x: Tensor) -> Float[Tensor, "rows heads n d"]:
-            rows, n, _ = x.shape
-            return x.view(rows, n, attn.heads, -1).transpose(1, 2)
-
         kappa = exchange.kappa
         own = kappa > 0
         # A row that looks wholly through the source's eyes never needs its own.
-        query = heads(attn.to_q(hidden_states)) if own else None
-        key = heads(attn.to_k(context)) if own else None
+        query = split_heads(attn, attn.to_q(hidden_states)) if own else None
+        key = split_heads(attn, attn.to_k(context)) if own else None
         if exchange.taking_attention and query is not None and key is not None:
             exchange.put(self.key, query, key)
-        value = heads(attn.to_v(context))
+        value = split_heads(attn, attn.to_v(context))
 
         if kappa < 1:
             source_query, source_key = exchange.get(self.key, len(value))
@@ -227,8 +223,19 @@ class _SharedAttention:
                 mixed = (1 - kappa) * theirs + kappa * ours
         else:
             mixed = F.scaled_dot_product_attention(cast(Tensor, query), cast(Tensor, key), value)
-        project, dropout = attn.to_out
-        return cast(Tensor, dropout(project(mixed.transpose(1, 2).flatten(-2))))
+        return projected(attn, mixed)
+
+
+def split_heads(attn: Any, x: Float[Tensor, "rows n c"]) -> Float[Tensor, "rows heads n d"]:
+    """Queries, keys or values as a layer's heads see them."""
+    rows, n, _ = x.shape
+    return x.view(rows, n, attn.heads, -1).transpose(1, 2)
+
+
+def projected(attn: Any, mixed: Float[Tensor, "rows heads n d"]) -> Float[Tensor, "rows n c"]:
+    """What a layer makes of its heads' results."""
+    project, dropout = attn.to_out
+    return cast(Tensor, dropout(project(mixed.transpose(1, 2).flatten(-2))))
 
 
 class _SharedFeature(nn.Module):

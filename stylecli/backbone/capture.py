@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.attention import refuse_unsupported
+from stylecli.backbone.attention import PassEnded, projected, refuse_unsupported, split_heads
 
 Part = Literal["queries", "keys", "values", "outputs"]
 # The name of a layer and its queries -> what its attention gives.
@@ -34,10 +34,6 @@ class Captured:
     keys: dict[str, Float[Tensor, "rows _h _n _d"]] = field(default_factory=dict)
     values: dict[str, Float[Tensor, "rows _h _n _d"]] = field(default_factory=dict)
     outputs: dict[str, Float[Tensor, "rows _h _n _d"]] = field(default_factory=dict)
-
-
-class _AllRecorded(Exception):  # noqa: N818 - a way out, not a fault
-    """Raised inside a pass when nothing that follows is wanted."""
 
 
 class Capture:
@@ -90,7 +86,7 @@ class Capture:
         self._remaining = len(self._layers) * len(parts)
         try:
             yield self._captured
-        except _AllRecorded:
+        except PassEnded:
             pass
         finally:
             self._captured, self._parts, self._stops = Captured(), (), False
@@ -115,7 +111,7 @@ class Capture:
         self._remaining -= layer not in held
         held[layer] = tensor
         if self._remaining == 0 and self._stops:
-            raise _AllRecorded
+            raise PassEnded
 
 
 class _Watched:
@@ -136,20 +132,15 @@ class _Watched:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         capture, name = self.capture, self.name
 
-        def heads(x: Tensor) -> Float[Tensor, "rows heads n d"]:
-            rows, n, _ = x.shape
-            return x.view(rows, n, attn.heads, -1).transpose(1, 2)
-
-        query = heads(attn.to_q(hidden_states))
+        query = split_heads(attn, attn.to_q(hidden_states))
         capture.keep("queries", name, query)
         if capture.attend is not None:
             mixed = capture.attend(name, query)
         else:
-            key = heads(attn.to_k(context))
+            key = split_heads(attn, attn.to_k(context))
             capture.keep("keys", name, key)
-            value = heads(attn.to_v(context))
+            value = split_heads(attn, attn.to_v(context))
             capture.keep("values", name, value)
             mixed = F.scaled_dot_product_attention(query, key, value)
         capture.keep("outputs", name, mixed)
-        project, dropout = attn.to_out
-        return cast(Tensor, dropout(project(mixed.transpose(1, 2).flatten(-2))))
+        return projected(attn, mixed)

@@ -9,13 +9,10 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone.attention import PassEnded
 from stylecli.backbone.layers import DecoderLayer
 
 Tap = Literal["residual", "output", "layer"]
-
-
-class _Enough(Exception):  # noqa: N818  it is no error
-    """The last feature that was asked for is there; what would follow is nobody's."""
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def tapped(
             # A copy: what follows may work in place.
             found[number] = value.detach().clone()
             if number == last:
-                raise _Enough
+                raise PassEnded
 
         return keep
 
@@ -51,7 +48,7 @@ def tapped(
     ]
     try:
         yield found
-    except _Enough:
+    except PassEnded:
         pass
     finally:
         for handle in handles:

@@ -81,6 +81,23 @@ def fitted(
     return resolved.with_values(choice.values, f"--fit {gigabytes:g}")
 
 
+def fit_and_carry_out(
+    resolved: Resolved,
+    gigabytes: float | None,
+    running: Running,
+    prepare: Callable[[Recipe, Reporter], Prepared],
+    submission: Submission | None,
+) -> None:
+    """Choose what ``--fit`` leaves open, prepare under that, and `carry_out`.
+
+    Raises:
+        UsageError: Nothing fits.
+    """
+    resolved = fitted(resolved, gigabytes, running, prepare)
+    prepared = prepare(running.recipe(resolved), console)
+    carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+
+
 def carry_out(
     prepared: Prepared,
     resolved: Resolved,

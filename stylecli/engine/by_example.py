@@ -12,16 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.artifacts import images
 from stylecli.backbone.inversion import Trajectory
 from stylecli.engine.contents import Canvas, Inverter
 from stylecli.engine.context import Task
-from stylecli.engine.painter import FLAT, Painted
+from stylecli.engine.painted import Painted, pasted
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input
+from stylecli.engine.regions import Masks
 from stylecli.engine.session import Session
 from stylecli.engine.trajectories import together
-from stylecli.errors import ItemError
 from stylecli.methods import attention_distillation, styleid
 from stylecli.recipe.schema import Recipe
 
@@ -132,7 +131,7 @@ class ByExample:
     ) -> list[Painted]:
         decoded = torch.cat([self.backbone.decode(some).cpu() for some in latents.split(at_once)])
         return [
-            _seen(canvas, one[None])
+            pasted(canvas, Masks(), one[None], self.recipe.sampling, [])
             for canvas, one in zip(canvases, decoded[: len(canvases)], strict=True)
         ]
 
@@ -140,13 +139,3 @@ class ByExample:
 def _joined(parts: Iterable[Sequence[Tensor]]) -> list[Float[Tensor, "rows c h w"]]:
     """Results of some contents after every style -> of every style, all contents."""
     return [torch.cat(of_one_style) for of_one_style in zip(*parts, strict=True)]
-
-
-def _seen(canvas: Canvas, image: Float[Tensor, "1 3 hp wp"]) -> Painted:
-    decoded = canvas.geometry.undo(image)[0]
-    content = canvas.geometry.undo(canvas.image)[0]
-    if float(decoded.std()) < FLAT <= float(content.std()):
-        raise ItemError("the result is one flat colour", fix="use --dtype float32")
-    pixels = images.to_pixels(decoded)
-    height, width = pixels.shape[:2]
-    return Painted(pixels, content, (), {"height": height, "width": width, "prompts": []})

@@ -13,7 +13,8 @@ from torch import Tensor
 from stylecli.artifacts import images, store
 from stylecli.artifacts.images import Geometry
 from stylecli.engine import regions
-from stylecli.engine.painter import FLAT, Painter
+from stylecli.engine.painted import FLAT
+from stylecli.engine.painter import Painter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Job
 from stylecli.engine.provenance import provenance, recorded

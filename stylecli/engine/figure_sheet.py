@@ -12,7 +12,8 @@ from stylecli.artifacts import images, store
 from stylecli.artifacts.sheets import grid
 from stylecli.engine import painting, trends
 from stylecli.engine.grids import Figure, Measure
-from stylecli.engine.painter import AnyPainter, Painted
+from stylecli.engine.painted import Painted
+from stylecli.engine.painter import AnyPainter
 from stylecli.engine.plan import Input, Job
 from stylecli.engine.provenance import provenance, recorded
 from stylecli.engine.trends import Figures

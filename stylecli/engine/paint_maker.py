@@ -13,7 +13,8 @@ from typing import Any
 from stylecli.artifacts import store
 from stylecli.engine import sheets
 from stylecli.engine.contents import Canvas
-from stylecli.engine.painter import AnyPainter, Painted
+from stylecli.engine.painted import Painted
+from stylecli.engine.painter import AnyPainter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Job
 from stylecli.engine.provenance import provenance, recorded

@@ -7,13 +7,12 @@ that no region touches, and the model's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from stylecli.artifacts import images, store
+from stylecli.artifacts import store
 from stylecli.backbone.inversion import Trajectory
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.model import Backbone
@@ -21,6 +20,7 @@ from stylecli.engine.contents import Canvas, Inverter
 from stylecli.engine.context import RunContext
 from stylecli.engine.finder import CachedFinder
 from stylecli.engine.looks import Looks, weights
+from stylecli.engine.painted import Painted, pasted
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import Input
 from stylecli.engine.regions import Masks, place
@@ -30,31 +30,9 @@ from stylecli.engine.starts import in_statistics, recoloured
 from stylecli.engine.style_words import StyleWords
 from stylecli.engine.trajectories import View, together
 from stylecli.engine.wardrobe import Wardrobe
-from stylecli.errors import ItemError
 from stylecli.methods import diffstyler
 from stylecli.methods.diffstyler import Background, Look, Region, Version
 from stylecli.recipe.schema import Recipe, Sampling
-from stylecli.tensors.regions import composite
-
-# A result with less spread than this, in [0, 1], holds nothing.
-FLAT = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Painted:
-    """A result and what it was made of.
-
-    Attributes:
-        pixels: The result.
-        content: At the same size.
-        masks: Of every area that has one, at the content file's size.
-        details: Figures worth keeping.
-    """
-
-    pixels: UInt8[Tensor, "h w 3"]
-    content: Float[Tensor, "3 h w"]
-    masks: Sequence[Float[Tensor, "hc wc"]]
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AnyPainter(Protocol):
@@ -279,31 +257,9 @@ class Painter:
         prompts = {look.prompt: None for region in version.regions for look in region.looks}
         decoded = self.backbone.decode(latents).cpu()[: len(canvases)]
         return [
-            _pasted(canvas, masks, one[None], sampling, list(prompts))
+            pasted(canvas, masks, one[None], sampling, list(prompts))
             for canvas, one in zip(canvases, decoded, strict=True)
         ]
-
-
-def _pasted(
-    canvas: Canvas,
-    masks: Masks,
-    image: Float[Tensor, "1 3 hp wp"],
-    sampling: Sampling,
-    prompts: Sequence[str],
-) -> Painted:
-    decoded = canvas.geometry.undo(image)[0]
-    content = canvas.geometry.undo(canvas.image)[0]
-    if float(decoded.std()) < FLAT <= float(content.std()):
-        raise ItemError("the result is one flat colour", fix="use --dtype float32")
-    if masks.covered is None or sampling.composite == "none" or canvas.picture is None:
-        pixels = images.to_pixels(decoded)
-    else:
-        size = canvas.geometry.original
-        pixels = composite(images.scaled(decoded, size), canvas.picture.pixels, masks.covered)
-        content = images.to_float(canvas.picture.pixels)
-    height, width = pixels.shape[:2]
-    details = {"height": height, "width": width, "prompts": prompts, **masks.details}
-    return Painted(pixels, content, masks.full, details)
 
 
 def _behind(sampling: Sampling, base: Mapping[str, float]) -> list[Look]:

@@ -19,7 +19,8 @@ from stylecli.engine.plan import Job
 from stylecli.engine.yardsticks import Yardsticks
 
 if TYPE_CHECKING:
-    from stylecli.engine.painter import Painted, Painter
+    from stylecli.engine.painted import Painted
+    from stylecli.engine.painter import Painter
 
 COARSE, TEXTURE = "coarse shapes", "texture"
 

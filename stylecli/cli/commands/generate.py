@@ -11,7 +11,6 @@ import typer
 from stylecli.cli import carrying, options
 from stylecli.cli.bundles import Outputs, Seeded
 from stylecli.cli.commands.transfer import LoraOpt, StyleOpt
-from stylecli.cli.console import console
 from stylecli.cli.options import (
     RUN,
     SETTINGS,
@@ -129,6 +128,4 @@ def generate(
             allow_download=running.allow_download,
         )
 
-    resolved = carrying.fitted(resolved, fit, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
-    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+    carrying.fit_and_carry_out(resolved, fit, running, prepare, submission)

@@ -8,7 +8,6 @@ import typer
 
 from stylecli.cli import carrying
 from stylecli.cli.bundles import Inputs, Outputs, Seeded
-from stylecli.cli.console import console
 from stylecli.cli.options import (
     SETTINGS,
     BatchOpt,
@@ -113,9 +112,7 @@ def mask_transfer(
             allow_download=running.allow_download,
         )
 
-    resolved = carrying.fitted(resolved, fit, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
-    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+    carrying.fit_and_carry_out(resolved, fit, running, prepare, submission)
 
 
 @examples(
@@ -160,6 +157,4 @@ def switch(
             allow_download=running.allow_download,
         )
 
-    resolved = carrying.fitted(resolved, fit, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
-    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+    carrying.fit_and_carry_out(resolved, fit, running, prepare, submission)

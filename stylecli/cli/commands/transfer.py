@@ -10,7 +10,6 @@ import typer
 
 from stylecli.cli import carrying
 from stylecli.cli.bundles import Inputs, Outputs, Seeded, Settings
-from stylecli.cli.console import console
 from stylecli.cli.options import (
     OUTPUT,
     SETTINGS,
@@ -148,9 +147,7 @@ def transfer(
             allow_download=running.allow_download,
         )
 
-    resolved = carrying.fitted(resolved, fit, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
-    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+    carrying.fit_and_carry_out(resolved, fit, running, prepare, submission)
 
 
 def _refuse_idle(method: str, flags: Mapping[str, object]) -> None:
@@ -222,6 +219,4 @@ def invert(
             allow_download=running.allow_download,
         )
 
-    resolved = carrying.fitted(resolved, fit, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
-    carrying.carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+    carrying.fit_and_carry_out(resolved, fit, running, prepare, submission)
