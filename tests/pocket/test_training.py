@@ -13,7 +13,17 @@ from torch import Generator
 
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips
-from stylecli.pocket import diffusion, grounds, judge, latents, loop, vae, words, yardsticks
+from stylecli.pocket import (
+    diffusion,
+    grounds,
+    judge,
+    latents,
+    loop,
+    parts,
+    vae,
+    words,
+    yardsticks,
+)
 from stylecli.pocket.data import IconRow, World
 
 ASSETS = Path(vae.__file__).parents[1] / "assets" / "pocket"
@@ -218,3 +228,10 @@ def _tiny_denoiser(vocabulary: int) -> diffusion.Denoiser:
             diffusion.UNet2DConditionModel(**(diffusion.UNET | shape | {"norm_num_groups": 4})),
             text,
         )
+
+
+def test_workers_are_found_by_new_processes_of_the_program() -> None:
+    # Which know nothing of the module that `python -m` runs.
+    workers = [f for name, f in vars(parts).items() if name.endswith("_worker")]
+    assert workers
+    assert {worker.__module__ for worker in workers} == {"stylecli.pocket.parts"}
