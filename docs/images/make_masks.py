@@ -30,7 +30,7 @@ from stylecli.evaluation.perceptual import NATIVE_PX, load_pocket_clip
 from stylecli.masks.base import Ranker, Setup
 from stylecli.masks.clusters import Clusters, crop, evidence
 from stylecli.pocket import data, grounds, scenes
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 from stylecli.tensors import seeds
 
 SCENE_PX = 192

@@ -29,6 +29,10 @@ SIZE = "STYLE_CACHE_SIZE"
 DEFAULT_BYTES = 20 * 10**9
 TRAJECTORIES = "trajectories"
 SOURCES = "sources"
+# Of `style gallery`: what the model sees of a picture, its regions, and what these are compared by.
+SEEN, REGIONS, DESCRIBED = "seen", "regions", "described"
+# There is one of these for every picture of a data set.
+_OF_PICTURES = (TRAJECTORIES, SEEN, REGIONS, DESCRIBED)
 # A file system may note only one read a day.
 IDLE_SECONDS = 2 * 86_400
 # The share of the budget that is freed at once, and that a run writes before it looks again.
@@ -190,13 +194,14 @@ class Budget:
 def _expendable(root: Path, entries: list[Entry], newest: Path) -> list[Entry]:
     """What may go to make room, in order: what contents left, then whatever nobody seems to use.
 
-    Features first, which are large for what they save, then trajectories. A run returns to a LoRA
-    for as long as it lasts; and databases are small for what they save.
+    Features first, which are large for what they save, then what else pictures left. A run returns
+    to a LoRA for as long as it lasts; and databases are small for what they save.
     """
     now = time.time()
 
     def rank(entry: Entry) -> int:
-        return {SOURCES: 0, TRAJECTORIES: 1}.get(entry.path.relative_to(root).parts[0], 2)
+        kind = entry.path.relative_to(root).parts[0]
+        return 0 if kind == SOURCES else 1 if kind in _OF_PICTURES else 2
 
     return sorted(
         (

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000
 MAX_HIGHLIGHT = 16.0
 
 Taken = TypeVar("Taken")
+# How a picture comes to the model's size: in its own shape, or as a square.
+Fit = Literal["scale", "squash"]
+# What becomes of transparency: it lies on white, or is as if it had never been.
+Alpha = Literal["white", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +55,23 @@ class Picture:
     path: Path
 
 
-def read(path: Path) -> Picture:
+def read(path: Path, *, alpha: Alpha = "white") -> Picture:
     """Decode a picture as a person would see it: upright, sRGB, eight bits, its first frame.
+
+    Args:
+        alpha: To *drop* it brings out what was stored beneath, and is what some other programs do.
 
     Raises:
         ImageError: Not a picture, damaged, too large or too thin; the message names the file.
     """
-    rgb, alpha = decode(path, lambda image: _to_rgb(path, image))
+    rgb, opacity = decode(path, lambda image: _to_rgb(path, image, alpha))
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
-    if alpha is not None:
-        digest.update(alpha.tobytes())
+    if opacity is not None:
+        digest.update(opacity.tobytes())
     return Picture(
         torch.from_numpy(rgb),
-        None if alpha is None else torch.from_numpy(alpha),
+        None if opacity is None else torch.from_numpy(opacity),
         digest.hexdigest(),
         path,
     )
@@ -152,8 +159,9 @@ def crop_center(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor,
 class Geometry:
     """How a picture becomes a model's input and back; sizes are ``(height, width)``.
 
-    The aspect ratio is kept: the picture is scaled, then mirrored at its right and lower edge up to
-    the multiple the model needs, and that margin is cut off again from the result.
+    The aspect ratio is kept, unless the picture is squashed: it is scaled, then mirrored at its
+    right and lower edge up to the multiple the model needs, and that margin is cut off again from
+    the result.
     """
 
     original: tuple[int, int]
@@ -161,10 +169,17 @@ class Geometry:
     padded: tuple[int, int]
 
     @classmethod
-    def plan(cls, height: int, width: int, *, short_side: int, multiple: int) -> Geometry:
-        """Scale so that the short side is `short_side` (the long side at most four times that)."""
+    def plan(
+        cls, height: int, width: int, *, short_side: int, multiple: int, fit: Fit = "scale"
+    ) -> Geometry:
+        """Scale so that the short side is `short_side` (the long side at most four times that).
+
+        Squashed, both sides are.
+        """
         scale = min(short_side / min(height, width), MAX_ASPECT * short_side / max(height, width))
         resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if fit == "squash":
+            resized = (short_side, short_side)
         padded = (-(-resized[0] // multiple) * multiple, -(-resized[1] // multiple) * multiple)
         return cls((height, width), resized, padded)
 
@@ -247,13 +262,13 @@ def _too_large(path: Path, size: str = "") -> ImageError:
     )
 
 
-def _to_rgb(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+def _to_rgb(path: Path, image: Image.Image, keep: Alpha) -> tuple[np.ndarray, np.ndarray | None]:
     profile = image.info.get("icc_profile")
     image, alpha = split(image)
     if is_deep(image):
         image = Image.fromarray((deep_greys(path, image) * 255).round().astype(np.uint8))
     colour = to_srgb(image, profile)
-    if alpha is None or alpha.getextrema() == (255, 255):
+    if alpha is None or keep == "drop" or alpha.getextrema() == (255, 255):
         return np.array(colour), None
     white = Image.new("RGB", colour.size, "white")
     return np.array(Image.composite(colour, white, alpha)), np.array(alpha)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.artifacts.images import to_pixels, to_tensor
+from stylecli.artifacts.lettering import font_for, length, line_px, wrapped
 
 GAP_PX = 8
 # Pictures with a longer side are scaled down to it.
@@ -26,15 +26,9 @@ MIN_LABELLED_PX, MAX_ROW_LABEL_PX = 84, 168
 # A title and notes get at least this, however narrow the grid.
 MIN_PROSE_PX = 320
 MAX_LABEL_LINES = 3
-MIN_TEXT_PX, MAX_TEXT_PX = 12, 20
 # Names inside a picture may be smaller, or they would hide it.
 MIN_NAME_PX = 8
-# Letters of a 256 px picture are 16 px high.
-TEXT_SHARE = 16
 WHITE, DARK = "#ffffff", "#222222"
-ELLIPSIS = "…"
-# Pillow's own font knows ASCII and little else.
-PLAIN = str.maketrans({"—": "-", "–": "-", "−": "-", "×": "x", "→": ">", "ß": "ss"})  # noqa: RUF001
 # Okabe and Ito's colours, which every common kind of eye tells apart.
 TINTS = ("#e69f00", "#0072b2", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#56b4e9")
 TINT = 0.45
@@ -79,7 +73,7 @@ def grid(
         [*_one_height(row), *[None] * (columns - len(row))] for row in rows
     ]
     widths, heights = _sides(table)
-    font = _font(sorted(widths)[columns // 2])
+    font = font_for(sorted(widths)[columns // 2])
     if row_labels:
         beside = _row_labels(row_labels, heights, font)
         table = [[label, *row] for label, row in zip(beside, table, strict=True)]
@@ -88,8 +82,8 @@ def grid(
         table = [[*corner, *_column_labels(column_labels, widths, font)], *table]
     body = _joined(table)
     room = max(body.width, MIN_PROSE_PX if title or notes else 0)
-    heading = _text(_wrapped(title, font, room, MAX_LABEL_LINES), font, room)
-    beneath = _text([line for note in notes for line in _wrapped(note, font, room)], font, room)
+    heading = _text(wrapped(title, font, room, MAX_LABEL_LINES), font, room)
+    beneath = _text([line for note in notes for line in wrapped(note, font, room)], font, room)
     parts = [[part] for part in (heading, body, beneath) if part.height]
     sheet = ImageOps.expand(_joined(parts, centred=False), GAP_PX, WHITE)
     return torch.from_numpy(np.array(sheet))
@@ -114,12 +108,12 @@ def overlay(
     for mask, colour in zip(masks, colours, strict=True):
         drawn = torch.where(_outline(mask >= 0.5), _paint(colour), drawn)
     image = Image.fromarray(to_pixels(drawn).numpy())
-    font = _font(min(image.size), MIN_NAME_PX)
+    font = font_for(min(image.size), MIN_NAME_PX)
     taken: list[tuple[Pair, Pair]] = []
     for mask, colour, label in zip(masks, colours, labels, strict=True):
-        region, lines = (mask >= 0.5).numpy(), _wrapped(label, font, image.width - 4 * PLATE_PX, 1)
+        region, lines = (mask >= 0.5).numpy(), wrapped(label, font, image.width - 4 * PLATE_PX, 1)
         if lines and region.any():
-            half = (_length(lines[0], font) // 2 + 2 * PLATE_PX, _line_px(font) // 2 + PLATE_PX)
+            half = (length(lines[0], font) // 2 + 2 * PLATE_PX, line_px(font) // 2 + PLATE_PX)
             taken.append((_place(region, half, taken), half))
             _plate(image, lines[0], font, taken[-1], colour)
     return to_tensor(torch.from_numpy(np.array(image)))[0]
@@ -169,87 +163,41 @@ def _joined(table: Table, *, centred: bool = True) -> Image.Image:
 def _row_labels(
     labels: Sequence[str], heights: Sequence[int], font: ImageFont.FreeTypeFont
 ) -> list[Image.Image]:
-    line = _line_px(font)
-    wrapped = [
-        _wrapped(label, font, MAX_ROW_LABEL_PX, max(1, height // line))
+    line = line_px(font)
+    fitted = [
+        wrapped(label, font, MAX_ROW_LABEL_PX, max(1, height // line))
         for label, height in zip(labels, heights, strict=True)
     ]
-    width = max((_length(text, font) for lines in wrapped for text in lines), default=1)
-    return [_text(lines or [""], font, width) for lines in wrapped]
+    width = max((length(text, font) for lines in fitted for text in lines), default=1)
+    return [_text(lines or [""], font, width) for lines in fitted]
 
 
 def _column_labels(
     labels: Sequence[str], widths: Sequence[int], font: ImageFont.FreeTypeFont
 ) -> list[Image.Image]:
     rooms = [max(width, MIN_LABELLED_PX) for width in widths]
-    wrapped = [
-        _wrapped(label, font, room, MAX_LABEL_LINES)
+    fitted = [
+        wrapped(label, font, room, MAX_LABEL_LINES)
         for label, room in zip(labels, rooms, strict=True)
     ]
-    most = max(1, *(len(lines) for lines in wrapped))
+    most = max(1, *(len(lines) for lines in fitted))
     # Blank lines come first, so that a short label stands next to its picture.
     return [
         _text([""] * (most - len(lines)) + lines, font, room, centred=True)
-        for lines, room in zip(wrapped, rooms, strict=True)
+        for lines, room in zip(fitted, rooms, strict=True)
     ]
 
 
 def _text(
     lines: Sequence[str], font: ImageFont.FreeTypeFont, width: int, *, centred: bool = False
 ) -> Image.Image:
-    line = _line_px(font)
+    line = line_px(font)
     block = Image.new("RGB", (width, len(lines) * line), WHITE)
     pen = ImageDraw.Draw(block)
     for number, text in enumerate(lines):
-        left = (width - _length(text, font)) // 2 if centred else 0
+        left = (width - length(text, font)) // 2 if centred else 0
         pen.text((left, number * line), text, DARK, font)
     return block
-
-
-def _wrapped(
-    text: str, font: ImageFont.FreeTypeFont, room: int, most: int | None = None
-) -> list[str]:
-    """Lines no longer than the room; the last of too many ends in an ellipsis."""
-    lines = [""]
-    for word in _plain(text).split():
-        longer = f"{lines[-1]} {word}".lstrip()
-        if _length(longer, font) <= room:
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            if lines[-1] and _length(lines[-1] + letter, font) > room:
-                lines.append("")
-            lines[-1] += letter
-    lines = [line for line in lines if line]
-    if most is None or len(lines) <= most:
-        return lines
-    last = lines[most - 1]
-    while last and _length(last + ELLIPSIS, font) > room:
-        last = last[:-1]
-    return [*lines[: most - 1], last.rstrip() + ELLIPSIS]
-
-
-def _plain(text: str) -> str:
-    """Accents left off, and signs that the font lacks replaced by what looks like them."""
-    apart = unicodedata.normalize("NFKD", text.translate(PLAIN))
-    return "".join(letter for letter in apart if not unicodedata.combining(letter))
-
-
-def _font(side_px: int, least: int = MIN_TEXT_PX) -> ImageFont.FreeTypeFont:
-    """Letters that suit pictures of that side."""
-    font = ImageFont.load_default(min(max(side_px // TEXT_SHARE, least), MAX_TEXT_PX))
-    # Without a size Pillow would give a bitmap font.
-    assert isinstance(font, ImageFont.FreeTypeFont)  # noqa: S101
-    return font
-
-
-def _line_px(font: ImageFont.FreeTypeFont) -> int:
-    return sum(font.getmetrics())
-
-
-def _length(text: str, font: ImageFont.FreeTypeFont) -> int:
-    return -int(-font.getlength(text) // 1)
 
 
 def _paint(colour: str) -> Float[Tensor, "3 1 1"]:

@@ -104,6 +104,11 @@ class Adapters:
             self._unet.delete_adapters(name)
         self._collect()
 
+    @property
+    def names(self) -> list[str]:
+        """Of all LoRAs that are loaded."""
+        return sorted(self._names)
+
     @contextmanager
     def use(self, weights: Mapping[str, float]) -> Iterator[None]:
         """Inside, the UNet is the base plus these LoRAs, each times its weight; ``{}`` is the base.

@@ -6,7 +6,7 @@ a layer. What is recorded keeps its gradients: a loss of it can be followed back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -50,6 +50,7 @@ class Capture:
         self._captured = Captured()
         self._remaining = 0
         self._stops = False
+        self._rows: Mapping[Part, Sequence[int]] = {}
         self.attend: Attend | None = None
 
     @contextmanager
@@ -72,7 +73,12 @@ class Capture:
             unet.set_attn_processor(dict(before))
 
     @contextmanager
-    def recording(self, *parts: Part, stop: bool = False) -> Iterator[Captured]:
+    def recording(
+        self,
+        *parts: Part,
+        stop: bool = False,
+        rows: Mapping[Part, Sequence[int]] | None = None,
+    ) -> Iterator[Captured]:
         """Inside, one pass fills what this gives.
 
         The backward pass belongs outside: with gradient checkpointing it runs the layers again.
@@ -81,15 +87,17 @@ class Capture:
             parts: What to keep; the rest is not held.
             stop: End the block as soon as all is there, so that nothing behind is computed, and the
                 pass has no output. Not for layers inside a checkpoint, which has to see its end.
+            rows: Of which rows a part is kept; those without a word are kept of all.
         """
         self._captured, self._parts, self._stops = Captured(), parts, stop
+        self._rows = rows or {}
         self._remaining = len(self._layers) * len(parts)
         try:
             yield self._captured
         except PassEnded:
             pass
         finally:
-            self._captured, self._parts, self._stops = Captured(), (), False
+            self._captured, self._parts, self._stops, self._rows = Captured(), (), False, {}
 
     @contextmanager
     def replaced(self, attend: Attend) -> Iterator[None]:
@@ -107,6 +115,27 @@ class Capture:
         """
         if part not in self._parts:
             return
+        self._hold(part, layer, self._of(part, tensor))
+
+    def finish(self, layer: str, attn: Any, hidden_states: Tensor, context: Tensor) -> None:
+        """Where a pass ends in a layer before its attention, project what is wanted and no more."""
+        is_last = self._stops and self._remaining == len(self._parts)
+        if not is_last or "outputs" in self._parts:
+            return
+        made: dict[Part, tuple[Any, Tensor]] = {
+            "queries": (attn.to_q, hidden_states),
+            "keys": (attn.to_k, context),
+            "values": (attn.to_v, context),
+        }
+        for part in self._parts:
+            project, states = made[part]
+            self._hold(part, layer, split_heads(attn, project(self._of(part, states))))
+
+    def _of(self, part: Part, tensor: Tensor) -> Tensor:
+        """The rows of which a part is wanted; a copy where they are not all."""
+        return tensor[list(self._rows[part])] if part in self._rows else tensor
+
+    def _hold(self, part: Part, layer: str, tensor: Tensor) -> None:
         held = getattr(self._captured, part)
         self._remaining -= layer not in held
         held[layer] = tensor
@@ -132,6 +161,7 @@ class _Watched:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         capture, name = self.capture, self.name
 
+        capture.finish(name, attn, hidden_states, context)
         query = split_heads(attn, attn.to_q(hidden_states))
         capture.keep("queries", name, query)
         if capture.attend is not None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stylecli.errors import RecipeError
-from stylecli.recipe.schema import AttentionLayers, Layers
+from stylecli.recipe.schema import Layers
+from stylecli.recipe.strict import AttentionLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +141,17 @@ def self_attention(unet: Any, which: AttentionLayers, *, section: str) -> list[s
             fix="use a UNet of the Stable Diffusion family",
         )
     return [name for layer in chosen for name in layer.self_attention]
+
+
+def cells_per_token(unet: Any, name: str) -> int:
+    """How many cells of the latents a token of a decoder layer's attention spans, each way.
+
+    Where the latents are no multiple of that, the last tokens span fewer.
+
+    Args:
+        unet: Whose.
+        name: Of the layer's processor, as `self_attention` has it.
+    """
+    block = int(name.removeprefix("up_blocks.").partition(".")[0])
+    # Attention comes before its own block's upsampler.
+    return int(2 ** sum(bool(later.upsamplers) for later in unet.up_blocks[block:]))

@@ -105,7 +105,9 @@ class NoiseSchedule:
             },
         )
 
-    def levels(self, steps: int, timesteps: Timesteps = None) -> Levels:
+    def levels(
+        self, steps: int, timesteps: Timesteps = None, *, section: str = "sampling"
+    ) -> Levels:
         """The grid of ``steps`` timesteps that one of diffusers' schedulers would visit.
 
         Only its list is taken: what is stepped with is always `move`.
@@ -115,6 +117,7 @@ class NoiseSchedule:
             timesteps: How they are spread over the levels of training: as the model's own scheduler
                 config says, by another rule of DDIM's, as LCM's scheduler takes them from 50 of
                 training (`lcm`), or one by one in any order.
+            section: Of the recipe whose `timesteps` a message is to name.
 
         Raises:
             RecipeError: More steps than training timesteps, or a grid that runs past the last one.
@@ -124,7 +127,7 @@ class NoiseSchedule:
             raise RecipeError(
                 f"{steps} steps; the model knows {total}", fix=f"allowed 1 to {total}"
             )
-        visited = tuple(sorted(self._visited(steps, timesteps)))
+        visited = tuple(sorted(self._visited(steps, timesteps, section)))
         if visited[-1] >= total:
             is_listed = timesteps is not None and not isinstance(timesteps, str)
             raise RecipeError(
@@ -156,7 +159,7 @@ class NoiseSchedule:
         levels.restricted_to(coarse)
         return levels
 
-    def _visited(self, steps: int, timesteps: Timesteps) -> Sequence[int]:
+    def _visited(self, steps: int, timesteps: Timesteps, section: str) -> Sequence[int]:
         from diffusers import DDIMScheduler, LCMScheduler
 
         if timesteps is not None and not isinstance(timesteps, str):
@@ -167,8 +170,8 @@ class NoiseSchedule:
             most = scheduler.config.original_inference_steps
             if steps > most:
                 raise RecipeError(
-                    f"sampling.timesteps lcm has {most} timesteps, and {steps} steps need more",
-                    fix=f"use at most {most} steps, or sampling.timesteps=trailing",
+                    f"{section}.timesteps lcm has {most} timesteps, and {steps} steps need more",
+                    fix=f"use at most {most} steps, or {section}.timesteps=trailing",
                 )
         else:
             spacing = {} if timesteps is None else {"timestep_spacing": timesteps}

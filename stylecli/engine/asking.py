@@ -114,6 +114,9 @@ def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
         "evaluate": True,
         "styleid": True,
         "distill": True,
+        "dfcc": True,
+        "matching": True,
+        "gallery": True,
         "injection": {"preset"},
         "sampling": sampling,
     }

@@ -24,7 +24,7 @@ def refuse(jobs: Sequence[Job]) -> None:
     # A link is followed where it is read, and replaced where it is written.
     inputs = {_place(path) for path in {item.path for job in jobs for item in job.inputs}}
     for job in jobs:
-        for file in (job.output, job.sheet):
+        for file in (job.output, job.sheet, *job.beside):
             if file is None:
                 continue
             target = _place(file, is_read=False)

@@ -25,13 +25,13 @@ from stylecli.evaluation.metrics import psnr
 from stylecli.recipe.schema import Device, Recipe
 
 
-def read_content(item: Input) -> images.Picture:
+def read_content(item: Input, alpha: images.Alpha = "white") -> images.Picture:
     """A content's picture.
 
     Raises:
         ImageError: It cannot be read, or could not be when the run was planned.
     """
-    read = images.read(item.path)
+    read = images.read(item.path, alpha=alpha)
     # After decoding, or what was decoded might be something else than what will be recorded.
     if item.sha256 == UNREADABLE or store.file_sha256(item.path) != item.sha256:
         raise ImageError(f"{item.path}: changed during the run", fix="run it again")
@@ -69,24 +69,38 @@ class Inverter:
         self.context = context
         cache.ensure_writable()
 
-    def open(self, item: Input, recipe: Recipe, *, whole: bool = True) -> Canvas:
+    def open(
+        self,
+        item: Input,
+        recipe: Recipe,
+        *,
+        whole: bool = True,
+        fit: images.Fit = "scale",
+        alpha: images.Alpha = "white",
+    ) -> Canvas:
         """Read a picture.
 
         Args:
             whole: Keep it as its file has it, too.
+            fit: See `images.Geometry`.
+            alpha: See `images.read`.
 
         Raises:
             ImageError: It cannot be read.
         """
-        read = read_content(item)
+        read = read_content(item, alpha)
         picture = images.to_tensor(read.pixels)
-        geometry = images.Geometry.plan(
-            *picture.shape[-2:],
-            short_side=recipe.sampling.size,
-            multiple=self.backbone.multiple_px,
-        )
+        geometry = self.geometry((picture.shape[-2], picture.shape[-1]), recipe, fit)
         image = geometry.apply(picture)
         return Canvas(read.path.name, read.sha256, geometry, image, read if whole else None)
+
+    def geometry(
+        self, size: tuple[int, int], recipe: Recipe, fit: images.Fit = "scale"
+    ) -> images.Geometry:
+        """How a picture of this height and width comes to the model's size."""
+        return images.Geometry.plan(
+            *size, short_side=recipe.sampling.size, multiple=self.backbone.multiple_px, fit=fit
+        )
 
     def keep(self, views: Sequence[View], recipe: Recipe, rows: int = 1) -> list[Kept]:
         """The trajectories of pictures of one size, as their files have them.

@@ -24,7 +24,7 @@ from stylecli.masks import registry
 from stylecli.masks.base import MaskBackend, MaskResult, PointsBackend, Ranker, Setup
 from stylecli.masks.choose import choose, nothing_matches
 from stylecli.masks.hub import shown
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 # These shape a mask where it is used; what is found, and written, can be used with any of them.
 OF_USE = {"invert", "dilate_px", "feather_px", "resize"}
@@ -117,12 +117,7 @@ class Finder:
         Raises:
             InputError: A folder cannot be read.
         """
-        named = {
-            name: Input.of("mask", Path(name).expanduser()).sha256
-            if Path(name).expanduser().exists()
-            else name
-            for name in registry.models(self.settings)
-        }
+        named = {name: identity(name) for name in registry.models(self.settings)}
         settings = self.settings.model_dump(exclude=OF_USE)
         found: dict[str, Any] = {"masks": settings, "models": list(named.values())}
         for key in ("model", "segmenter"):
@@ -163,6 +158,16 @@ class Finder:
     def _ranker_name(self) -> str:
         """Clusters of a model are ranked by what the registry says; all else by CLIP ViT-B/32."""
         return self.session.source.ranker if self.name == registry.CLUSTERS else RANKER
+
+
+def identity(name: str) -> str:
+    """What stands for a network in keys: a hub id, or the digest of a user's file or folder.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    place = Path(name).expanduser()
+    return Input.of("mask", place).sha256 if place.exists() else name
 
 
 def find_mask(

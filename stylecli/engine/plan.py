@@ -16,7 +16,7 @@ from stylecli.engine import collisions
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
-Role = Literal["content", "style", "caption", "lora", "accelerator", "mask", "prompt"]
+Role = Literal["content", "style", "caption", "lora", "accelerator", "mask", "prompt", "report"]
 # Raised when a change of ours makes other pictures from the same inputs.
 METHOD_VERSION = 2
 MAX_NAME = 80
@@ -108,6 +108,7 @@ class Job:
         key: Digest of everything that decides its bytes.
         seed: Of this item alone, so order, shards and restarts do not matter.
         sheet: A picture for people, to be made beside the output: a comparison or a check.
+        beside: More that is made there; each says what made it, as the sheet does.
         strip: Its files do not say what made them.
         redo: What is there of it is its own, and may be replaced.
     """
@@ -120,6 +121,7 @@ class Job:
     sheet: Path | None = None
     strip: bool = False
     redo: bool = False
+    beside: tuple[Path, ...] = ()
 
     @property
     def content(self) -> Input:
@@ -152,6 +154,7 @@ def build(
     is_file: bool,
     suffixes: Sequence[str] = (),
     sheet: str | None = None,
+    beside: Sequence[str] = (),
     strip: bool = False,
 ) -> Plan:
     """Jobs with keys, seeds and places.
@@ -167,6 +170,7 @@ def build(
         is_file: `output` is a file.
         suffixes: What an output's name may end in; empty is anything.
         sheet: Each job also makes a picture for people; this goes before its suffix.
+        beside: And files that take these in their suffix's place.
         strip: Files do not say what made them.
 
     Raises:
@@ -192,7 +196,8 @@ def build(
             )
         if sheet is not None:
             job = replace(job, sheet=sheet_path(job.output, sheet))
-        jobs.append(job)
+        more = tuple(job.output.with_name(job.output.stem + suffix) for suffix in beside)
+        jobs.append(replace(job, beside=more) if more else job)
     collisions.refuse(jobs)
     return Plan(tuple(jobs), output.parent if is_file else output, is_file)
 
@@ -252,6 +257,7 @@ SHEETS: Mapping[str, str] = {
     "switch": "sheet",
     "invert": "verify",
     "masks": "overlay",
+    "gallery": "regions",
 }
 
 

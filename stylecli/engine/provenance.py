@@ -18,22 +18,42 @@ from stylecli.backbone.model import Backbone
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import StyleError
 from stylecli.masks.hub import shown
+from stylecli.methods.stylegallery.overrides import names_file
 from stylecli.recipe import timeline
 from stylecli.recipe.schema import Device, Recipe
 
 SCHEMA_VERSION = 1
+# Sections that `style gallery` alone reads, and what of its recipe its files tell of.
+OF_GALLERY = ("dfcc", "matching", "gallery")
+GALLERY: Mapping[str, Any] = {
+    **dict.fromkeys(("backbone", "device", "masks", *OF_GALLERY), True),
+    "sampling": {"size", "seed", "composite"},
+}
+# Where a setting names a file of the user's, and where a network: of a section, its keys.
+_FILES = {"gallery": ("mask", "ref_masks", "accelerator")}
+NETWORKS = {
+    "masks": ("model", "segmenter"),
+    "dfcc": ("depth", "segmenter"),
+    "matching": ("semantics_model",),
+}
+# A reference's name, in the name of its painted regions.
+STYLE_FIELD = "{style}"
 # The folders of an absolute path; not of a URL, and not of one that is relative.
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])+")
 
 
-def recorded(recipe: Recipe, rows: int, device: Device) -> dict[str, Any]:
+def recorded(
+    recipe: Recipe, rows: int, device: Device, *, include: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings that a file tells of.
 
     Args:
         rows: Pictures that the model really saw together.
         device: The settings that were in force, which may be lower than the recipe's.
+        include: What the command reads; default: all that makers of pictures from LoRAs do.
     """
-    sections = recipe.model_dump(exclude={"evaluate"})
+    exclude = {"evaluate", *OF_GALLERY} if include is None else None
+    sections = recipe.model_dump(include=include and dict(include), exclude=exclude)
     sections["device"] = device.model_dump() | {"batch": rows}
     # Neither changes what is made; only where rows have LoRAs of their own, looks do its last bits.
     del sections["device"]["source_cache"], sections["device"]["looks"]
@@ -65,10 +85,20 @@ def provenance(
         "name": backbone.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),
     }
-    if "masks" in sections:
-        models = {key: sections["masks"][key] for key in ("model", "segmenter")}
-        known = {key: name and shown(name) for key, name in models.items()}
-        sections["masks"] = {**sections["masks"], **known}
+    for section, keys in NETWORKS.items():
+        if section in sections:
+            models = {key: sections[section][key] for key in keys}
+            known = {key: name and shown(name) for key, name in models.items()}
+            sections[section] = {**sections[section], **known}
+    for section, keys in _FILES.items():
+        if section in sections:
+            files = {key: sections[section][key] for key in keys}
+            known = {key: name and _plain_name(name) for key, name in files.items()}
+            match = [
+                Path(entry).name if names_file(entry) else entry
+                for entry in sections[section]["match"]
+            ]
+            sections[section] = {**sections[section], **known, "match": match}
     return {
         "schema_version": SCHEMA_VERSION,
         "command": job.command,
@@ -80,6 +110,12 @@ def provenance(
         "inputs": [named(item) for item in job.inputs],
         **facts,
     }
+
+
+def _plain_name(name: str) -> str:
+    """A file's name; after the field, where only folders tell the masks of references apart."""
+    plain = Path(name).name
+    return f"{STYLE_FIELD}/{plain}" if STYLE_FIELD in name and STYLE_FIELD not in plain else plain
 
 
 def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:

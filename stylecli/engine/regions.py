@@ -19,7 +19,7 @@ from stylecli.engine.context import Reporter
 from stylecli.engine.painting import Painting
 from stylecli.engine.plan import UNREADABLE, Input
 from stylecli.errors import ItemError
-from stylecli.recipe import schema
+from stylecli.recipe import finding
 from stylecli.recipe.schema import Sampling
 from stylecli.tensors.regions import compose, feather, grow, shares, to_latent
 
@@ -70,7 +70,7 @@ def place(
     geometry: Geometry,
     latent_px: int,
     sampling: Sampling,
-    settings: schema.Masks,
+    settings: finding.Masks,
     find: Find,
     reporter: Reporter,
 ) -> Masks:
@@ -160,7 +160,7 @@ def _read(item: Input, size: tuple[int, int]) -> Float[Tensor, "h w"]:
 
 
 def _shaped(
-    mask: Float[Tensor, "h w"], geometry: Geometry, settings: schema.Masks
+    mask: Float[Tensor, "h w"], geometry: Geometry, settings: finding.Masks
 ) -> Float[Tensor, "h w"]:
     """Grown, then feathered, by distances that the content file's size scales."""
     scale = min(geometry.original) / min(geometry.resized)

@@ -128,7 +128,7 @@ class Contents:
             UsageError: A manifest's output leaves the folder.
         """
         rows = inputs.contents(
-            self.arguments, stdin=self.stdin, nul=self.nul, leave_out=_Results(output)
+            self.arguments, stdin=self.stdin, nul=self.nul, leave_out=Results(output)
         )
         if self.manifest is not None:
             for row in inputs.manifest(self.manifest):
@@ -158,8 +158,8 @@ class Contents:
         return rows
 
 
-class _Results:
-    """Tells results in an output folder from contents that lie there too."""
+class Results:
+    """Tells results in an output folder from pictures that lie there too."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -209,7 +209,7 @@ class Prepared:
         planner = planning.planner(
             self.session, self.plan.jobs, self.rows, items=self.todo(), size_px=self.size_px
         )
-        checkpointing = recipe.lora.gradient_checkpointing
+        checkpointing = planner.work.is_saving(recipe)
         planner.measure(recipe.device, checkpointing=checkpointing)
         return planner.cost(recipe.device, checkpointing=checkpointing)
 

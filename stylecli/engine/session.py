@@ -7,13 +7,20 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from stylecli.backbone import registry
+from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone, fingerprint, load
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import tune
 from stylecli.engine.context import Reporter, RunContext, resolve
+from stylecli.errors import RecipeError
+from stylecli.methods.stylegallery.visits import visits
 from stylecli.recipe.schema import Device, Recipe
+from stylecli.recipe.strict import AttentionLayers
 
 STEPS = ("rows", "tiles", "parts", "blocks")
 
@@ -59,18 +66,63 @@ class Session:
         """Find out before the work whether the model has these steps; its config alone is read.
 
         Raises:
-            RecipeError: More steps than it was trained with, or an inversion that passes some by.
+            RecipeError: More steps than it was trained with, an inversion that passes some by, or
+                layers that it does not have.
             WeightsError: Its scheduler does what DDIM does not.
         """
-        file = self.folder / "scheduler" / "scheduler_config.json"
-        if not file.is_file():
-            return  # loading says what is missing
-        schedule = NoiseSchedule.from_config(json.loads(file.read_bytes()))
+        schedule = self._schedule()
+        if schedule is None:
+            return
         sampling = recipe.sampling
         levels = schedule.levels(sampling.steps, sampling.timesteps)
         schedule.around(levels, recipe.inversion.steps, sampling.timesteps)
         if sampling.method == "attn-distill":
             schedule.levels(recipe.distill.iterations)
+            self._check_layers(recipe.distill.layers, "distill")
+        elif sampling.method == "styleid":
+            self._check_layers(recipe.styleid.layers, "styleid")
+
+    def check_gallery(self, recipe: Recipe) -> None:
+        """The same for the levels, timesteps and layers of `style gallery`.
+
+        Raises:
+            RecipeError: More levels than it was trained with, nothing to sample from, or a block or
+                layer that it does not have.
+            WeightsError: As `check_steps`.
+        """
+        schedule = self._schedule()
+        if schedule is not None:
+            steps = recipe.dfcc.steps
+            visits(schedule, recipe.gallery, schedule.levels(steps) if steps else None)
+        self._check_layers(recipe.gallery.layers, "gallery")
+        blocks = len(self._unet_config().get("up_block_types", ()))
+        if blocks and recipe.dfcc.block >= blocks:
+            raise RecipeError(
+                f"dfcc.block {recipe.dfcc.block}: this model's decoder has {blocks} blocks",
+                fix=f"--set dfcc.block=N, from 0 to {blocks - 1}",
+            )
+
+    def _check_layers(self, which: AttentionLayers, section: str) -> None:
+        """See that layers given by their numbers are there; of a UNet without weights."""
+        config = self._unet_config()
+        if isinstance(which, str) or not config:
+            return
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            self_attention(UNet2DConditionModel.from_config(config), which, section=section)
+
+    def _unet_config(self) -> dict[str, Any]:
+        """Empty where there is none, of which loading will tell."""
+        file = self.folder / "unet" / "config.json"
+        found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+        return found
+
+    def _schedule(self) -> NoiseSchedule | None:
+        file = self.folder / "scheduler" / "scheduler_config.json"
+        if not file.is_file():
+            return None  # loading says what is missing
+        return NoiseSchedule.from_config(json.loads(file.read_bytes()))
 
     @cached_property
     def backbone(self) -> Backbone:

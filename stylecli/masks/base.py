@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from stylecli.backbone.model import Backbone
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 Box = tuple[float, float, float, float]
 # Crops in [0, 1], each (3, h, w) of any size, and texts -> cosines (crops, texts).

@@ -8,7 +8,7 @@ import torch
 
 from stylecli.errors import ItemError
 from stylecli.masks.base import MaskResult
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 
 def choose(results: Sequence[MaskResult], settings: Masks) -> MaskResult | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylecli.backbone.inversion import invert
+from stylecli.backbone.features import decoder_features
 from stylecli.backbone.model import Backbone
 from stylecli.masks import proposals
 from stylecli.masks.base import Box, MaskBackend, MaskResult, Setup, box_of
 from stylecli.masks.proposals import Edges, Proposal, Regions
 from stylecli.tensors import clustering
+from stylecli.tensors.channels import FLAT
 
-STEPS = 15
-BLOCK = 2
-# The features' weights fall from clean to noisy with this slope, half of it at this share of steps.
-STEEP, MIDDLE = 5.0, 0.7
 # Larger pictures are scaled down to so many cells a side; Stable Diffusion 1.5 was trained there.
 WORKING_CELLS = 64
 MERGE_DISTANCE = 0.85
@@ -196,7 +192,7 @@ def look(backbone: Backbone, picture: Float[Tensor, "3 height width"]) -> View:
     multiple = backbone.multiple_px
     beyond = (0, -width % multiple, 0, -height % multiple)
     clean = backbone.encode_image(F.pad(working[None], beyond, mode="replicate"))
-    features = decoder_features(backbone, clean)
+    features = decoder_features(backbone, clean).maps
     rows, columns = (math.ceil(side / backbone.latent_px) for side in (height, width))
     return View(
         full=picture,
@@ -205,37 +201,6 @@ def look(backbone: Backbone, picture: Float[Tensor, "3 height width"]) -> View:
         features=features[0, :, :rows, :columns].cpu(),
         cell_px=backbone.latent_px,
     )
-
-
-@torch.inference_mode()
-def decoder_features(
-    backbone: Backbone, clean: Float[Tensor, "b c h w"], steps: int = STEPS
-) -> Float[Tensor, "b d h w"]:
-    """Output of a decoder block at latent size, averaged over an inversion, clean steps most.
-
-    ``w_i ~ 1 / (1 + exp(5 (i/T - 0.7)))``, ``i = 0`` the cleanest step (StyleGallery, DFCC).
-    """
-    levels = backbone.schedule.levels(steps)
-    weights = [1 / (1 + math.exp(STEEP * (i / steps - MIDDLE))) for i in range(steps)]
-    empty = backbone.encode_prompt([""]).expand(len(clean), -1, -1)
-    left = [weight / sum(weights) for weight in weights]
-    total = torch.zeros(())
-
-    def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
-        nonlocal total
-        total = total.to(output.device) + left.pop(0) * output.float()
-
-    handle = backbone.unet.up_blocks[BLOCK].register_forward_hook(keep)
-    try:
-        invert(
-            clean,
-            lambda latents, timestep: backbone.predict(latents, timestep, empty),
-            backbone.schedule,
-            levels,
-        )
-    finally:
-        handle.remove()
-    return total
 
 
 def evidence(
@@ -249,7 +214,7 @@ def evidence(
     likeness = sharpness / SHARPNESS * cosines
     if cosines.shape[1] > 1:
         likeness = likeness - likeness.logsumexp(dim=1, keepdim=True)
-    logs = likeness + PER_OBJECTNESS * objectness.clamp(min=clustering.FLAT).log()[:, None]
+    logs = likeness + PER_OBJECTNESS * objectness.clamp(min=FLAT).log()[:, None]
     return (SHARPNESS * logs).softmax(dim=0)
 
 

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from stylecli.errors import WeightsError
 from stylecli.masks.base import Setup
 
+FETCH = "`style masks CONTENT -o DIR --allow-download`, with the words wanted,"
+
 
 class Loaded(NamedTuple):
-    """A frozen network on its device, and what prepares its inputs."""
+    """A frozen network on its device, and what prepares its inputs, if that was asked for."""
 
     model: Any
     processor: Any
@@ -25,12 +27,23 @@ class Loaded(NamedTuple):
 class Networks:
     """The networks of one backend; each is loaded when first asked for."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, fetch: str = FETCH) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            fetch: The command that downloads what is missing, for messages.
+        """
         self.setup = setup
+        self._fetch = fetch
         self._loaded: dict[str, Loaded] = {}
 
-    def get(self, name: str, model: type[Any], processor: type[Any]) -> Loaded:
+    def get(self, name: str, model: type[Any], processor: type[Any] | None = None) -> Loaded:
         """A network by hub id or folder.
+
+        Args:
+            name: Which.
+            model: Its class.
+            processor: None where the caller prepares its inputs.
 
         Raises:
             WeightsError: It is not on this machine, or not all of it is in its file.
@@ -43,7 +56,7 @@ class Networks:
         """Let go of all of them, so that a diffusion model has the memory."""
         self._loaded.clear()
 
-    def _load(self, name: str, model: type[Any], processor: type[Any]) -> Loaded:
+    def _load(self, name: str, model: type[Any], processor: type[Any] | None) -> Loaded:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -57,9 +70,9 @@ class Networks:
                 ignore_mismatched_sizes=True,  # but told of, and refused below by name
                 **offline,
             )
-            prepared = processor.from_pretrained(place, **offline)
+            prepared = processor.from_pretrained(place, **offline) if processor else None
         except Exception as error:  # the libraries raise many kinds for what is missing or damaged
-            raise _missing(name, place, error, self.setup) from error
+            raise _missing(name, place, error, self._fetch, self.setup.allow_download) from error
         # What a file has beyond this network is of no concern: SAM's checkpoints hold their video
         # tracker too.
         mismatched = [key if isinstance(key, str) else key[0] for key in told["mismatched_keys"]]
@@ -82,6 +95,21 @@ def shown(name: str) -> str:
     return Path(name).name if _is_path(name) else name
 
 
+def look_for(name: str, *, fetch: str = FETCH) -> None:
+    """See that a network may be on this machine, without reading its weights.
+
+    Raises:
+        WeightsError: There is no such folder, or no such model in the hub's cache.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    place = _place(name)
+    if Path(place).is_dir():
+        return
+    if _is_path(name) or not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        raise _missing(name, place, FileNotFoundError(), fetch, allow_download=False)
+
+
 def _is_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or Path(name).is_dir()
 
@@ -95,7 +123,9 @@ def _place(name: str) -> str:
     return name
 
 
-def _missing(name: str, place: str, error: Exception, setup: Setup) -> WeightsError:
+def _missing(
+    name: str, place: str, error: Exception, fetch: str, allow_download: bool
+) -> WeightsError:
     if _is_path(name) and not Path(place).is_dir():
         return WeightsError(
             f"there is no folder {name}", fix="give a folder, or a hub id such as facebook/sam3"
@@ -106,7 +136,7 @@ def _missing(name: str, place: str, error: Exception, setup: Setup) -> WeightsEr
             f"{name} cannot be loaded: {reason}",
             fix="give a folder with config.json, model.safetensors and the processor's files",
         )
-    if setup.allow_download:
+    if allow_download:
         return WeightsError(
             f"the weights of {name} could not be fetched: {reason}",
             fix=f"see https://huggingface.co/{name}; where access is granted on request, ask "
@@ -115,6 +145,5 @@ def _missing(name: str, place: str, error: Exception, setup: Setup) -> WeightsEr
     return WeightsError(
         f"the weights of {name} are not on this machine (config.json, model.safetensors and the "
         "processor's files)",
-        fix="`style masks CONTENT -o DIR --allow-download`, with the words wanted, fetches them; "
-        f"or put them at $STYLE_WEIGHTS_DIR/{name}",
+        fix=f"{fetch} fetches them; or put them at $STYLE_WEIGHTS_DIR/{name}",
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.tensors import clustering
+from stylecli.tensors.channels import FLAT
 
 KS = tuple(range(2, 13))
 # Latents tell colours apart better than the decoder's features do; both have about unit spread.
@@ -82,7 +83,7 @@ def describe(
 ) -> Float[Tensor, "e h w"]:
     """Features and latents in one space, on a common scale."""
     points = clustering.principal(clustering.standardise(features))
-    points = points / points.std(dim=0).norm().clamp(min=clustering.FLAT)
+    points = points / points.std(dim=0).norm().clamp(min=FLAT)
     colours = LATENT_WEIGHT * clustering.standardise(latents)
     return torch.cat([points, colours], dim=1).T.reshape(-1, *features.shape[1:])
 
@@ -209,7 +210,7 @@ def unlike_border(description: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     edge = points[torch.from_numpy(_border(size, BORDER_CELLS).ravel())]
     nearest = torch.cdist(points, edge).sort(dim=1).values[:, min(NEIGHBOURS, len(edge)) - 1]
     low, high = torch.quantile(nearest, torch.tensor([0.1, 0.9]))
-    found: Tensor = (nearest - low) / (high - low).clamp(min=clustering.FLAT)
+    found: Tensor = (nearest - low) / (high - low).clamp(min=FLAT)
     return found.view(size)
 
 

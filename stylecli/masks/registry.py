@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from stylecli.backbone.registry import Source
 from stylecli.errors import UsageError, did_you_mean
 from stylecli.masks.base import MaskBackend, Setup
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 GROUP = "stylecli.masks"
 AUTO = "auto"

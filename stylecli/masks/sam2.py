@@ -74,17 +74,20 @@ class Sam2:
         return results(shapes)
 
     @torch.no_grad()
-    def everything(self, image: Image.Image, *, min_quality: float | None = None) -> list[Shape]:
+    def everything(
+        self, image: Image.Image, *, min_quality: float | None = None, points: int | None = None
+    ) -> list[Shape]:
         """What a grid of points finds: good, stable and distinct masks, the best first.
 
         Args:
             min_quality: In place of `MIN_QUALITY`.
+            points: A side, in place of `POINTS_PER_SIDE`.
         """
         floor = MIN_QUALITY if min_quality is None else min_quality
         embeddings = self._encode(image)
         logits: list[Tensor] = []
         qualities: list[Tensor] = []
-        grid = _grid(image.width, image.height)
+        grid = _grid(image.width, image.height, points or POINTS_PER_SIDE)
         for i in range(0, len(grid), PROMPTS_PER_BATCH):
             batch = grid[i : i + PROMPTS_PER_BATCH]
             prompts = {
@@ -191,8 +194,8 @@ def _stability(logits: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     return inner / outer.clamp(min=1)
 
 
-def _grid(width: int, height: int) -> list[tuple[float, float]]:
-    steps = [(i + 0.5) / POINTS_PER_SIDE for i in range(POINTS_PER_SIDE)]
+def _grid(width: int, height: int, points: int) -> list[tuple[float, float]]:
+    steps = [(i + 0.5) / points for i in range(points)]
     return [(x * width, y * height) for y in steps for x in steps]
 
 

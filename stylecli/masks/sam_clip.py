@@ -20,7 +20,7 @@ from stylecli.errors import UsageError, WeightsError
 from stylecli.masks.base import Box, MaskResult, Ranker, Setup, box_of
 from stylecli.masks.hub import Networks
 from stylecli.masks.sam2 import SAM2, Sam2, Shape, result, results
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 FASTSAM_LICENCE = "AGPL-3.0"
 # Candidates of at most so many pixels are specks (v1).

@@ -8,10 +8,8 @@ stay near the content's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,13 +18,11 @@ from torch import Tensor
 from stylecli.backbone.capture import Capture, Captured, Part
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone
+from stylecli.backbone.updates import checkpointing, gradients, loss_scale
 from stylecli.errors import ItemError
-from stylecli.recipe.schema import Distill
+from stylecli.recipe.baselines import Distill
 from stylecli.tensors.attention import attention
 from stylecli.tensors.losses import over_layers
-
-# The loss's gradients are below what float16 can hold; a power of two changes no digit of them.
-FLOAT16_SCALE = 2.0**14
 
 
 def targets(
@@ -63,7 +59,7 @@ def one_update(
     look: Callable[[Tensor], Captured],
     loss: Callable[[Captured], Float[Tensor, " b"]],
     *,
-    loss_scale: float = 1.0,
+    scale: float = 1.0,
 ) -> Float[Tensor, " b"]:
     """Change latents once, in place, and return their losses before.
 
@@ -71,13 +67,11 @@ def one_update(
         latents: A leaf that the optimiser knows, alone.
         look: Queries and outputs of the latents at a timestep.
         loss: Of each row.
-        loss_scale: What the loss is multiplied with on its way through the model.
+        scale: What the loss is multiplied with on its way through the model.
     """
     with torch.enable_grad():
         each = loss(look(latents))
-        # A sum, so that no row's gradient depends on how many there are.
-        (gradient,) = torch.autograd.grad(each.sum() * loss_scale, latents)
-    latents.grad = gradient / loss_scale
+        (latents.grad,) = gradients(each, [latents], scale)
     optimiser.step()
     return each.detach()
 
@@ -113,7 +107,6 @@ def distil(
     rows = null.expand(len(content), -1, -1)
     found = [content.float().clone().requires_grad_() for _ in styles]
     optimisers = [torch.optim.Adam([latents], lr=settings.lr) for latents in found]
-    loss_scale = FLOAT16_SCALE if backbone.dtype == torch.float16 else 1.0
     stop = not settings.gradient_checkpointing
 
     def seen(
@@ -126,7 +119,7 @@ def distil(
     def look(latents: Tensor, timestep: int) -> Captured:
         return seen(latents, timestep, rows, "queries", "outputs", stop=stop)
 
-    with capture.installed(backbone.unet), _checkpointing(backbone.unet, not stop):
+    with capture.installed(backbone.unet), checkpointing(backbone.unet, not stop):
         for timestep in timesteps:
             with torch.no_grad():
                 own = seen(content, timestep, rows, "queries")
@@ -144,22 +137,9 @@ def distil(
                         weight=settings.content_weight,
                         scale=settings.scale,
                     ),
-                    loss_scale=loss_scale,
+                    scale=loss_scale(backbone.dtype),
                 )
             on_step()
     if not all(torch.isfinite(latents).all() for latents in found):
         raise ItemError("the updates ended in NaN or infinity", fix="lower distill.lr")
     return [latents.detach() for latents in found]
-
-
-@contextmanager
-def _checkpointing(unet: Any, on: bool) -> Iterator[None]:
-    """Keep fewer activations inside the block."""
-    was = unet.is_gradient_checkpointing
-    if on and not was:
-        unet.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        if on and not was:
-            unet.disable_gradient_checkpointing()

@@ -19,7 +19,7 @@ from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, walk
 from stylecli.errors import ItemError
-from stylecli.recipe.schema import StyleId
+from stylecli.recipe.baselines import StyleId
 from stylecli.tensors.attention import attention
 from stylecli.tensors.channels import adain
 

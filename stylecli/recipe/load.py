@@ -18,7 +18,7 @@ from stylecli.errors import RecipeError
 from stylecli.recipe import native, words
 from stylecli.recipe.faults import validate
 from stylecli.recipe.layers import PREFIX, Entry, Merged, from_environment, from_overrides
-from stylecli.recipe.presets import expanded
+from stylecli.recipe.presets import layered
 from stylecli.recipe.schema import Backbone, Recipe
 from stylecli.recipe.shorthand import unfold
 from stylecli.recipe.source import Fault, Path, dotted, read
@@ -101,13 +101,13 @@ def load(
     environ = environ or {}
     own = [Entry(tuple(k.split(".")), v, "flag", "flag") for k, v in (flags or {}).items()]
     layers = (from_environment(environ), from_overrides(overrides), own)
-    above = [entry for layer in layers for entry in expanded(layer)]
+    above = [entry for layer in layers for entry in layer]
 
     named = name_or_path or environ.get("STYLE_RECIPE")
     name = named or _default_name(above)
     below, faults = _from_file(name) if name is not None else ([], [])
     merged = Merged()
-    for entry in (*expanded(below), *above):
+    for entry in layered(below, above):
         merged.put(entry)
     _fill_from_model(merged)
     unread = unfold(merged)

@@ -10,40 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, model_validator
 
 from stylecli.recipe import timeline
+from stylecli.recipe.baselines import Distill, StyleId
+from stylecli.recipe.finding import Masks, Words
+from stylecli.recipe.gallery import Dfcc, Gallery, Matching
+from stylecli.recipe.scoring import Evaluate
+from stylecli.recipe.strict import Count, Levels, Pixels, Positive, Strict, Timestep, Unit, Weight
 
-Positive = Annotated[int, Field(ge=1)]
-Pixels = Annotated[int, Field(ge=1, le=16384)]
-# No model here was trained on more levels of noise.
-MAX_LEVELS = 1000
-Levels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
-Timestep = Annotated[int, Field(ge=0, le=MAX_LEVELS - 1)]
-Count = Annotated[int, Field(ge=0)]
-Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 # Autoencoders have nothing to say about smaller squares.
 MIN_CROP_PX = 32
-Weight = Annotated[float, Field(ge=-1000.0, le=1000.0)]
 Layers = Literal["none", "anchor", "from_anchor", "all"] | tuple[Count, ...]
-AttentionLayers = (
-    Literal["last_six", "from_anchor", "all"] | Annotated[tuple[Count, ...], Field(min_length=1)]
-)
-
-
-class Strict(BaseModel):
-    """A section: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
 
 
 class Backbone(Strict):
@@ -335,153 +313,6 @@ class Injection(Strict):
     )
 
 
-class StyleId(Strict):
-    """How a style's keys and values take the place of the content's (StyleID, CVPR 2024)."""
-
-    layers: AttentionLayers = Field(
-        "last_six", description="Decoder layers whose self-attention looks at the style."
-    )
-    gamma: Unit = Field(0.75, description="Share of the content's own queries.")
-    temperature: float = Field(
-        1.5, gt=0, le=100, description="Factor of the attention's logits; above 1 it is sharper."
-    )
-    adain: bool = Field(
-        True, description="Start from the content's noise with the style's channel statistics."
-    )
-
-
-class Distill(Strict):
-    """How latents are led to the style's attention (Attention Distillation, CVPR 2025)."""
-
-    layers: AttentionLayers = Field(
-        "last_six", description="Decoder layers whose self-attention is compared."
-    )
-    iterations: Levels = Field(
-        200, description="Updates, each at a timestep of its own, noisiest first."
-    )
-    lr: float = Field(0.05, gt=0, le=10, description="Adam's learning rate, constant.")
-    content_weight: float = Field(
-        0.25, ge=0, le=1000, description="How much the content's queries count (lambda)."
-    )
-    scale: float = Field(
-        1.0, gt=0, le=100, description="Factor of the target's logits; above 1 it is sharper."
-    )
-    gradient_checkpointing: bool = Field(False, description="Less memory, more work.")
-
-
-class Words(Strict):
-    """How a prompt is looked for that says what a style picture shows (PEZ)."""
-
-    length: int = Field(8, ge=1, le=64, description="Words; one token each.")
-    steps: Positive = Field(300, description="Optimiser steps.")
-    lr: float = Field(0.1, gt=0, description="AdamW learning rate.")
-    starts: Positive = Field(8, description="Random prompts to begin with, side by side.")
-    template: str = Field("{}", description="What stands around the words, which replace {}.")
-
-
-class Masks(Strict):
-    """How regions are found in a picture, and how a mask becomes one of latents."""
-
-    backend: str = Field(
-        "auto",
-        min_length=1,
-        description="Who finds what words name: clusters, grounded-sam2, clipseg, sam3, sam-clip, "
-        "fastsam or a plug-in's name; auto is clusters on pocket, grounded-sam2 elsewhere.",
-    )
-    model: str | None = Field(
-        None, description="Hub id or folder of the backend's finder; default: its own."
-    )
-    segmenter: str | None = Field(
-        None, description="Hub id or folder of its second model (SAM, CLIP); default: its own."
-    )
-    threshold: Unit | None = Field(
-        None, description="Score below which a find is dropped; default: the backend's own."
-    )
-    text_threshold: Unit = Field(0.25, description="Grounding DINO's threshold for words.")
-    min_score: float = Field(
-        0.0, ge=-1.0, le=1.0, description="A best find that scores less matches nothing."
-    )
-    min_margin: Unit = Field(
-        0.0, description="A best find that leads the next by less matches nothing."
-    )
-    select: Literal["best", "union"] | Count = Field(
-        "best", description="Of several finds: the best, all of them as one, or one by number."
-    )
-    on_empty: Literal["error", "skip", "full"] = Field(
-        "error", description="Nothing found: the item fails, goes on without, or is all region."
-    )
-    clusters: Annotated[int, Field(ge=2, le=32)] | None = Field(
-        None,
-        description="Number of clusters; default: for all regions the number of best silhouette, "
-        "for words and places every number from 2 to 12.",
-    )
-    invert: bool = Field(False, description="The region is what a mask leaves out.")
-    dilate_px: int = Field(
-        0,
-        ge=-1024,
-        le=1024,
-        description="Pixels of the model's size a mask grows by; negative shrinks it.",
-    )
-    feather_px: float = Field(
-        0.0,
-        ge=0.0,
-        le=1024.0,
-        description="Deviation of the blur at a mask's edge, in pixels of the model's size.",
-    )
-    resize: Literal["area", "threshold", "any", "nearest"] = Field(
-        "area", description="What a latent cell takes of its pixels: mean, majority, any, middle."
-    )
-
-
-class Evaluate(Strict):
-    """How results are scored; changes no result."""
-
-    preset: Literal[
-        "core", "pocket", "diffstyler", "stylegallery", "regionroute", "leakage", "paired", "all"
-    ] = Field("core", description="Which metrics, when none is named.")
-    metrics: tuple[str, ...] = Field(
-        (), description="Names replace the preset, +NAME adds, -NAME leaves out."
-    )
-    anchors: tuple[
-        Literal["content_copy", "style_copy", "palette_transfer", "color_transfer", "mid_blend"],
-        ...,
-    ] = Field(
-        ("content_copy", "style_copy", "palette_transfer"),
-        description="Trivial methods that every table shows beside the others.",
-    )
-    # YAML reads a bare 512 as a number.
-    pair_size: Annotated[Literal["output", "512"], BeforeValidator(str)] = Field(
-        "output", description="Size at which pairs are compared; 512: shorter side, both scaled."
-    )
-    aspect: Literal["refuse", "crop", "squash"] = Field(
-        "refuse", description="What to do when output and content differ in shape by over 1 %."
-    )
-    mask_polarity: Literal["white", "black"] = Field(
-        "white", description="Which part of a mask picture is the region."
-    )
-    rsm_fit: Literal["square", "clip", "letterbox"] = Field(
-        "square", description="How the region's crop becomes a square."
-    )
-    rsm_template: str = Field(
-        "{style} style", pattern=r"\{style\}", description="Words that the crop is compared with."
-    )
-    pair: Literal["names", "lexicographic"] = Field(
-        "names", description="Pairing of bare folders: by file names, or both sorted."
-    )
-    pattern: str | None = Field(
-        None,
-        description="Regular expression of output names with groups content and style; default: "
-        "CONTENT__STYLE, CONTENT_stylized_STYLE.",
-    )
-    batch: Positive = Field(16, description="Pictures per forward pass of an embedding network.")
-    resamples: int = Field(10_000, ge=100, le=1_000_000, description="Of every bootstrap.")
-    allow_partial: bool = Field(
-        False, description="Compare methods that share under 90 % of their items."
-    )
-    limit: Positive | None = Field(None, description="Only the first so many items of a method.")
-    seed: Count = Field(0, description="Seed of bootstraps and permutation tests.")
-
-
 class _Written(dict[str, str | None]):
     """How shares were written, which is nothing that two equal recipes have to agree in."""
 
@@ -503,6 +334,9 @@ class Recipe(Strict):
     injection: Injection = Injection()
     styleid: StyleId = StyleId()
     distill: Distill = Distill()
+    dfcc: Dfcc = Dfcc()
+    matching: Matching = Matching()
+    gallery: Gallery = Gallery()
     masks: Masks = Masks()
     words: Words = Words()
     evaluate: Evaluate = Evaluate()

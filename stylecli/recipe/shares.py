@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from stylecli.recipe.layers import Merged
-from stylecli.recipe.schema import MAX_LEVELS, Recipe, Sampling
+from stylecli.recipe.schema import Recipe, Sampling
 from stylecli.recipe.source import Fault, Path, dotted
+from stylecli.recipe.strict import MAX_LEVELS
 from stylecli.recipe.timeline import PERCENT, in_steps
 from stylecli.recipe.words import shown
 

@@ -14,14 +14,16 @@ def attention(
     key: Float[Tensor, "_ heads m d"],
     value: Float[Tensor, "_ heads m d"],
     temperature: float = 1.0,
+    bias: Float[Tensor, "1 m"] | None = None,
 ) -> Float[Tensor, "rows heads n d"]:
-    """``softmax(temperature Q K^T / sqrt(d)) V``.
+    """``softmax(temperature Q K^T / sqrt(d) + bias) V``.
 
     Args:
         query: One row for each picture.
         key: As many rows, or one that serves all.
         value: Likewise.
         temperature: Above 1 each query looks at fewer keys.
+        bias: Of every key, added to all its logits.
 
     >>> import torch
     >>> same, values = torch.ones(1, 1, 3, 2), torch.arange(6.0).view(1, 1, 3, 2)
@@ -33,5 +35,6 @@ def attention(
         query,
         key.expand(rows, -1, -1, -1),
         value.expand(rows, -1, -1, -1),
+        attn_mask=bias,
         scale=temperature / math.sqrt(query.shape[-1]),
     )

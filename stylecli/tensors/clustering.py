@@ -6,13 +6,15 @@ Nothing here knows where features come from; labels are whole numbers, one per c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from stylecli.tensors.channels import standardised
 
 COMPONENTS = 60
 KS = tuple(range(2, 11))
@@ -21,7 +23,6 @@ MAX_ITERATIONS = 100
 TOLERANCE = 1e-4
 # Of more points than this, silhouettes are measured on so many drawn ones: distances grow squared.
 SILHOUETTE_POINTS = 4096
-FLAT = 1e-6
 SMALL_CELLS = 20
 SMALL_PROTECTED_CELLS = 4
 
@@ -31,12 +32,9 @@ def standardise(features: Float[Tensor, "c h w"]) -> Float[Tensor, "n d"]:
 
     A picture of one colour has no other channels: its rows are of one zero each.
     """
-    points = features.flatten(1).T.double()
-    spread = points.std(dim=0) if len(points) > 1 else torch.zeros(points.shape[1])
-    kept = spread > FLAT
-    if not kept.any():
-        return torch.zeros(len(points), 1)
-    return ((points[:, kept] - points[:, kept].mean(dim=0)) / spread[kept]).float()
+    points = standardised(features.flatten(1).T.double())
+    kept = points.any(dim=0)
+    return points[:, kept].float() if kept.any() else torch.zeros(len(points), 1)
 
 
 def principal(points: Float[Tensor, "n d"], most: int = COMPONENTS) -> Float[Tensor, "n p"]:
@@ -99,32 +97,50 @@ def cluster(
     Returns:
         The labels, and the silhouette of every number tried.
     """
-    points = principal(standardise(features))
-    labelings = [k_means(points, k, seed) for k in ks]
+    labels, scores = cluster_points(principal(standardise(features)), seed=seed, ks=ks)
+    return labels.view(features.shape[1:]), scores
+
+
+def cluster_points(
+    points: Float[Tensor, "n p"],
+    *,
+    seed: int,
+    ks: Sequence[int] = KS,
+    find: Callable[[Tensor, int, int], Tensor] = k_means,
+) -> tuple[Int[Tensor, " n"], dict[int, float]]:
+    """The same for points that need no preparing, and by any way to `find` so many clusters."""
+    labelings = [find(points, k, seed) for k in ks]
     scores = silhouettes(points, labelings, seed)
     best = max(range(len(ks)), key=scores.__getitem__)
-    return labelings[best].view(features.shape[1:]), dict(zip(ks, scores, strict=True))
+    return labelings[best], dict(zip(ks, scores, strict=True))
 
 
 def merge(
-    labels: Int[Tensor, "h w"], values: Float[Tensor, "c h w"], threshold: float
+    labels: Int[Tensor, "h w"],
+    values: Float[Tensor, "c h w"],
+    threshold: float,
+    *,
+    depth: Float[Tensor, "h w"] | None = None,
+    depth_gap: float = 0.0,
 ) -> Int[Tensor, "h w"]:
     """Unite clusters whose mean values lie closer than `threshold`, the closest pair first.
 
     Each union has the mean of all its cells, so near neighbours in a row do not chain into one
     cluster, and how the clusters are numbered decides nothing (section 1.6).
+
+    Args:
+        labels: Any whole numbers.
+        values: Of cells.
+        threshold: Distance from which on clusters stay apart; 0 unites none.
+        depth: Where given, mean depths must lie closer than `depth_gap`, too (pass B).
+        depth_gap: In the unit of `depth`.
     """
     labels = by_area(labels)
-    weights = torch.bincount(labels.flatten())[1:].double()
-    rows = values.flatten(1).T.double()
-    sums = torch.zeros(len(weights), rows.shape[1], dtype=torch.double)
-    sums.index_add_(0, labels.flatten() - 1, rows)
+    sums, weights = totals(labels - 1, values, depth)
     owner = torch.arange(len(weights))
     while len(weights) > 1:
-        means = sums / weights[:, None]
-        gaps = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
-        gaps.fill_diagonal_(torch.inf)
-        if gaps.min() >= threshold:
+        gaps = distances(sums / weights[:, None], None if depth is None else depth_gap)
+        if not gaps.min() < threshold:
             break
         one, other = sorted(divmod(int(gaps.argmin()), len(gaps)))
         sums[one] += sums[other]
@@ -133,6 +149,40 @@ def merge(
         sums, weights = sums[kept], weights[kept]
         owner = torch.where(owner == other, one, owner - (owner > other).long())
     return by_area(owner[labels - 1])
+
+
+def totals(
+    labels: Int[Tensor, "h w"],
+    values: Float[Tensor, "c h w"],
+    depth: Float[Tensor, "h w"] | None = None,
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+    """Sums of the values of each cluster, of its depths last, and its number of cells.
+
+    Args:
+        labels: From 0 without gaps.
+        values: Of cells.
+        depth: Likewise.
+    """
+    weights = torch.bincount(labels.flatten()).double()
+    rows = (values if depth is None else torch.cat([values, depth[None]])).flatten(1).T.double()
+    sums = torch.zeros(len(weights), rows.shape[1], dtype=torch.double)
+    return sums.index_add_(0, labels.flatten(), rows), weights
+
+
+def distances(means: Float[Tensor, "k d"], depth_gap: float | None = None) -> Float[Tensor, "k k"]:
+    """Between clusters; infinite where they may not be united: with itself, and too far in depth.
+
+    Args:
+        means: Of each cluster; with a gap the last column is its depth, which is no distance.
+        depth_gap: From which on depths are too far apart.
+    """
+    values = means if depth_gap is None else means[:, :-1]
+    # Subtracted one by one: what the faster product of matrices loses could pass a threshold.
+    gaps = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
+    if depth_gap is not None:
+        apart = (means[:, None, -1] - means[None, :, -1]).abs()
+        gaps = gaps.masked_fill(apart >= depth_gap, torch.inf)
+    return gaps.fill_diagonal_(torch.inf)
 
 
 def components(labels: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
@@ -155,14 +205,25 @@ def sweep(
     Args:
         labels: Any whole numbers.
         smallest: In cells.
-        protected: Cells drawn by hand; their pieces are kept from `SMALL_PROTECTED_CELLS` on.
+        protected: Cells drawn by hand; their pieces are kept from `SMALL_PROTECTED_CELLS` on,
+            or from `smallest` on where that is less.
     """
     current = labels.numpy().copy()
-    hand = np.zeros(current.shape, bool) if protected is None else protected.numpy()
-    while (found := _smallest(_pieces(current), smallest, hand)) is not None:
+    while (found := _smallest(_pieces(current), smallest, protected)) is not None:
         piece, pieces = found
         current[piece] = _commonest_around(piece, current, pieces)
     return torch.from_numpy(current)
+
+
+def too_small(
+    pieces: npt.NDArray[np.int64], smallest: int, protected: Bool[Tensor, "h w"] | None
+) -> npt.NDArray[np.bool_]:
+    """Which pieces, numbered from 1, are below `smallest` cells; see `sweep`."""
+    counts = np.bincount(pieces.ravel())[1:]
+    if protected is None:
+        return counts < smallest
+    is_hand = np.bincount(pieces.ravel(), weights=protected.numpy().ravel())[1:] > 0
+    return counts < np.where(is_hand, min(SMALL_PROTECTED_CELLS, smallest), smallest)
 
 
 def by_area(labels: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
@@ -204,14 +265,13 @@ def _pieces(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _smallest(
-    pieces: npt.NDArray[np.int64], smallest: int, hand: npt.NDArray[np.bool_]
+    pieces: npt.NDArray[np.int64], smallest: int, protected: Bool[Tensor, "h w"] | None
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]] | None:
     """The first of the smallest pieces that are too small, unless it is all there is."""
-    counts = np.bincount(pieces.ravel())[1:]
-    is_hand = np.bincount(pieces.ravel(), weights=hand.ravel())[1:] > 0
-    is_small = counts < np.where(is_hand, SMALL_PROTECTED_CELLS, smallest)
-    if len(counts) < 2 or not is_small.any():
+    is_small = too_small(pieces, smallest, protected)
+    if len(is_small) < 2 or not is_small.any():
         return None
+    counts = np.bincount(pieces.ravel())[1:]
     return pieces == np.where(is_small, counts, counts.max() + 1).argmin() + 1, pieces
 
 

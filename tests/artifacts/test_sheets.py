@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylecli.artifacts import sheets
+from stylecli.artifacts import lettering, sheets
 from stylecli.artifacts.images import to_pixels
 from stylecli.artifacts.sheets import grid, overlay
 
@@ -172,11 +172,11 @@ def test_long_labels_end_in_an_ellipsis_and_long_notes_go_on() -> None:
 @pytest.mark.parametrize("room", [40, 84, 200])
 @pytest.mark.parametrize("text", ["one two three four five " * 9, "x" * 300, "a " + "y" * 90, ""])
 def test_lines_fit_their_room_and_lose_no_letter(text: str, room: int) -> None:
-    font = sheets._font(64)
-    lines = sheets._wrapped(text, font, room)
+    font = lettering.font_for(64)
+    lines = lettering.wrapped(text, font, room)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(font.getlength(line) <= room for line in lines)
-    short = sheets._wrapped(text, font, room, 2)
+    short = lettering.wrapped(text, font, room, 2)
     assert len(short) == min(len(lines), 2)
     assert all(font.getlength(line) <= room for line in short)
     assert short == lines or short[-1].endswith("…")

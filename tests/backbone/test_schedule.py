@@ -133,7 +133,10 @@ def test_lcm_has_as_many_timesteps_as_it_was_distilled_with() -> None:
     assert len(schedule().levels(50, "lcm")) == 50
     with pytest.raises(RecipeError, match="lcm has 50 timesteps, and 51 steps need more") as caught:
         schedule().levels(51, "lcm")
-    assert "trailing" in caught.value.fix
+    assert "sampling.timesteps=trailing" in caught.value.fix
+    with pytest.raises(RecipeError, match=r"^gallery\.timesteps lcm") as caught:
+        schedule().levels(51, "lcm", section="gallery")
+    assert "gallery.timesteps=trailing" in caught.value.fix
 
 
 @given(

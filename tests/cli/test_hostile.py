@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -115,10 +116,10 @@ def test_a_content_that_changes_during_a_run_is_not_told_as_the_old_one(
     content = draw(tmp_path / "a.png", seed=1)
     decode = images.read
 
-    def late(path: Path) -> images.Picture:
+    def late(path: Path, **options: Any) -> images.Picture:
         if path == content:
             draw(content, seed=2)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr(images, "read", late)
     done = style("transfer", content, "-l", lora, "-o", tmp_path / "out.png", "-r", recipe, *QUICK)

@@ -27,8 +27,8 @@ from stylecli.errors import LockedError, StyleError
 from tests.cli.conftest import draw, start
 from tests.conftest import ROOT, Outcome, Style
 
-UNATTENDED = ["transfer", "mask-transfer", "switch", "masks", "generate", "train-lora", "invert",
-              "analyze features"]  # fmt: skip
+UNATTENDED = ["transfer", "mask-transfer", "switch", "gallery", "masks", "generate", "train-lora",
+              "invert", "analyze features"]  # fmt: skip
 Row = dict[str, Any]
 Ends = Callable[[], object]
 

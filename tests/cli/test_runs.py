@@ -348,7 +348,7 @@ def test_masks_are_made_again_with_all_that_belongs_to_them(desk: Desk) -> None:
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "version": (lambda said: said.update(schema_version=7), "is of schema 7"),
-    "command": (lambda said: said.update(command="gallery"), "made by 'gallery'"),
+    "command": (lambda said: said.update(command="paint"), "made by 'paint'"),
     "key": (lambda said: said.pop("key"), "no usable 'key'"),
     "inputs": (lambda said: said.update(inputs=[{"role": "content"}]), "no usable 'inputs.0"),
     "place": (lambda said: said["inputs"][0].update(name="../../x.png"), "is no file's name"),

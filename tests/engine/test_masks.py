@@ -10,7 +10,7 @@ import torch
 from stylecli.engine.mask_backends import find_mask
 from stylecli.engine.places import Asked
 from stylecli.errors import ItemError, UsageError
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 from tests.masks import plugs
 from tests.masks.setups import picture, setup
 

@@ -16,7 +16,7 @@ from stylecli.engine.painting import Area, Painting, Stretch
 from stylecli.engine.plan import Input
 from stylecli.engine.regions import Masks, place
 from stylecli.errors import ItemError
-from stylecli.recipe.schema import Masks as Settings
+from stylecli.recipe.finding import Masks as Settings
 from stylecli.recipe.schema import Sampling
 
 # A content of 90 x 60 that becomes 48 x 32.

@@ -10,7 +10,7 @@ from stylecli.errors import UsageError
 from stylecli.evaluation.pixels import PREPROCESS
 from stylecli.evaluation.table import METRICS, NEEDS, PRESETS, Metric, choose, lookup
 from stylecli.evaluation.weights import WEIGHTS
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda m: m.name)

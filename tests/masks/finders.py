@@ -186,6 +186,43 @@ def sam3(folder: Path) -> Path:
     return _save(folder, lambda: Sam3Model(config), processor)
 
 
+def depth(folder: Path) -> Path:
+    """`DepthAnythingForDepthEstimation` for pictures of 28 px and what keeps their shape."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+    from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
+
+    trunk = Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=28,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=trunk,
+        patch_size=14,
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[4, 8, 12, 16],
+        fusion_hidden_size=8,
+        head_hidden_size=4,
+    )
+    processor = DPTImageProcessorPil(
+        size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14
+    )
+    return _save(folder, lambda: DepthAnythingForDepthEstimation(config), processor)
+
+
+def dinov2(folder: Path) -> Path:
+    """`Dinov2Model` for pictures of 28 px, without a processor."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    return _save(folder, lambda: Dinov2Model(config))
+
+
 def clip_tokenizer(length: int) -> Any:
     """Letters, and whole words as far as `WORDS` go."""
     from transformers import CLIPTokenizer
@@ -211,12 +248,13 @@ def _clip_text(vocabulary: int, positions: int) -> dict[str, Any]:
     }
 
 
-def _save(folder: Path, build: Callable[[], Any], processor: Any) -> Path:
+def _save(folder: Path, build: Callable[[], Any], processor: Any = None) -> Path:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         build().save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
     return folder

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from stylecli.masks.base import Ranker, Setup
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 
 def setup(ranker: Callable[[], Ranker] | None = None, **settings: Any) -> Setup:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stylecli.masks.base import MaskResult
 from stylecli.masks.choose import choose, nothing_matches
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 
 SCORES = st.lists(st.floats(-1, 1), max_size=5)
 

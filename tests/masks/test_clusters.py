@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -18,8 +17,8 @@ from stylecli.backbone import model, registry
 from stylecli.backbone.model import Backbone
 from stylecli.masks import proposals
 from stylecli.masks.base import MaskResult, PointsBackend, Setup
-from stylecli.masks.clusters import Clusters, clusters, crop, decoder_features, evidence, look
-from stylecli.recipe.schema import Masks
+from stylecli.masks.clusters import Clusters, clusters, crop, evidence, look
+from stylecli.recipe.finding import Masks
 from tests import small, tiny
 
 WIDTH, HEIGHT = 140, 100
@@ -248,31 +247,6 @@ def test_large_pictures_are_looked_at_small() -> None:
     view = look(backbone, torch.rand(3, 150, 400, generator=torch.Generator().manual_seed(0)))
     assert view.working.shape == (3, 48, 128)
     assert view.latents.shape[1:] == view.features.shape[1:] == (24, 64)
-
-
-def test_features_are_weighted_as_the_paper_says_and_no_hook_stays() -> None:
-    """Every map kept, then summed; the inversion by diffusers' own scheduler."""
-    from diffusers import DDIMInverseScheduler
-
-    backbone = little()
-    clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    steps = 4
-    found = decoder_features(backbone, clean, steps)
-    assert not backbone.unet.up_blocks[2]._forward_hooks
-    maps: list[Tensor] = []
-    block = backbone.unet.up_blocks[2]
-    handle = block.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    scheduler = DDIMInverseScheduler.from_config(dict(backbone.schedule.config), clip_sample=False)
-    scheduler.set_timesteps(steps)
-    latents, empty = clean, backbone.encode_prompt([""])
-    for timestep in scheduler.timesteps:
-        noise = backbone.predict(latents, int(timestep), empty)
-        latents = scheduler.step(noise, timestep, latents).prev_sample
-    handle.remove()
-    weights = [1 / (1 + math.exp(5 * (i / steps - 0.7))) for i in range(steps)]
-    expected = sum(w * m for w, m in zip(weights, maps, strict=True)) / sum(weights)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert found.shape[2:] == (8, 8)
 
 
 def test_evidence_is_shared_out_per_text_and_texts_compete() -> None:

@@ -7,7 +7,7 @@ import pytest
 from stylecli.backbone import registry as backbones
 from stylecli.errors import UsageError
 from stylecli.masks import registry
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 from tests.masks import plugs
 from tests.masks.setups import setup
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from stylecli.errors import UsageError, WeightsError
 from stylecli.masks.sam2 import Shape
 from stylecli.masks.sam_clip import FastSam, SamClip, crops, ranked
-from stylecli.recipe.schema import Masks
+from stylecli.recipe.finding import Masks
 from tests.masks import finders
 from tests.masks.setups import picture, setup
 

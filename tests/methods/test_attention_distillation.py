@@ -12,7 +12,7 @@ from stylecli.backbone.capture import Captured
 from stylecli.backbone.model import Backbone
 from stylecli.errors import ItemError, RecipeError
 from stylecli.methods.attention_distillation import distil, losses, one_update
-from stylecli.recipe.schema import Distill
+from stylecli.recipe.baselines import Distill
 from tests.reference import attention_distillation as reference
 from tests.reference import ddim
 from tests.small import noise, outputs, relative
@@ -103,7 +103,7 @@ def test_one_update_is_adams_first_step() -> None:
     assert relative(latents.detach(), adam.step(before, gradient)) < 1e-6
     # As a power of two it changes no digit.
     scaled = before.clone().requires_grad_()
-    one_update(scaled, torch.optim.Adam([scaled], lr=0.05), look, loss, loss_scale=2.0**14)
+    one_update(scaled, torch.optim.Adam([scaled], lr=0.05), look, loss, scale=2.0**14)
     assert torch.equal(scaled, latents)
 
 

@@ -12,7 +12,7 @@ from stylecli.backbone.inversion import Trajectory, invert, null_prediction
 from stylecli.backbone.model import Backbone
 from stylecli.errors import ItemError, RecipeError
 from stylecli.methods.styleid import attend, stylise
-from stylecli.recipe.schema import StyleId
+from stylecli.recipe.baselines import StyleId
 from stylecli.tensors.attention import attention
 from tests.reference import ddim
 from tests.reference import styleid as reference

@@ -77,7 +77,7 @@ def test_style_recipe_names_the_recipe_unless_the_option_does() -> None:
     ("backbone", "name"),
     [
         ("pocket", "pocket-cpu"),
-        ("sd15", "sd15-12gb"),
+        ("sd15", "sd15-8gb"),
         ("sd21-base", "sd21-base-8gb"),
         ("some/folder", "defaults"),
     ],
@@ -269,7 +269,7 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
-    assert len(files) == 7
+    assert len(files) == 9
     assert sorted(shipped().values()) == files
     for name in shipped():
         load(name)
@@ -278,7 +278,7 @@ def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     first, second, *_ = shipped()[name].read_text(encoding="utf-8").splitlines()
-    assert first.startswith("# style transfer ")
+    assert first.startswith(("# style transfer ", "# style gallery "))
     named = re.search(r"--recipe (\S+)", first)
     assert (named[1] if named else load().name) == name
     assert second == "# yaml-language-server: $schema=../docs/recipe.schema.json"

@@ -33,6 +33,9 @@ def test_these_are_all_of_them() -> None:
         "ddim",
         "diffstyler",
         "mixture",
+        "stylegallery",
+        "stylegallery_matching",
+        "stylegallery_regions",
         "styleid",
     ]
 

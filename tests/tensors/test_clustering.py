@@ -137,6 +137,19 @@ def test_the_number_of_clusters_is_found(centres: int) -> None:
     assert len(labels[0].unique()) == 1
 
 
+def test_of_equal_silhouettes_the_fewest_clusters_win() -> None:
+    rows = torch.tensor([[0.0], [0.0], [5.0], [5.0]])
+    labels, scores = clustering.cluster_points(
+        rows, seed=0, ks=(2, 3), find=lambda _rows, _k, _seed: torch.tensor([0, 0, 1, 1])
+    )
+    assert scores[2] == scores[3]
+    picked, _ = clustering.cluster_points(
+        rows, seed=0, ks=(2, 3), find=lambda _rows, k, _seed: torch.tensor([0, 0, 1, 1]) * k
+    )
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert picked.max() == 2
+
+
 def test_equal_seeds_give_equal_labels() -> None:
     features = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
     first, _ = clustering.cluster(features, seed=5)
@@ -177,6 +190,59 @@ def test_what_merging_leaves_apart_is_apart(seed: int, threshold: float) -> None
         assert float((one - other).norm()) >= threshold - 1e-5
     for cells in as_sets(labels):
         assert any(cells <= union for union in as_sets(merged))
+
+
+@given(seeds)
+def test_no_distance_unites_nothing(seed: int) -> None:
+    labels = label_map(seed)
+    merged = clustering.merge(labels, torch.zeros(1, 9, 11), 0.0)
+    assert as_sets(merged) == as_sets(labels)
+
+
+def test_halves_that_lie_apart_in_depth_stay_apart() -> None:
+    labels = torch.arange(3).view(1, 3)
+    values, depth = torch.zeros(1, 1, 3), torch.tensor([[0.0, 0.25, 0.75]])
+    assert clustering.merge(labels, values, 0.35, depth=depth, depth_gap=0.25).tolist() == [
+        [1, 2, 3]
+    ]
+    assert clustering.merge(labels, values, 0.35, depth=depth, depth_gap=0.3).tolist() == [
+        [1, 1, 2]
+    ]
+    assert clustering.merge(labels, values, 0.35).tolist() == [[1, 1, 1]]
+
+
+def test_a_union_has_the_mean_depth_of_its_cells() -> None:
+    """Near to each other in a row, and yet the last is too far from the first two together."""
+    labels, values = torch.arange(3).view(1, 3), torch.tensor([0.0, 0.1, 0.3]).view(1, 1, 3)
+    depth = torch.tensor([[0.0, 0.2, 0.4]])
+    merged = clustering.merge(labels, values, 1.0, depth=depth, depth_gap=0.25)
+    assert merged.tolist() == [[1, 1, 2]]
+
+
+@given(seeds, st.permutations(range(4)))
+def test_merging_with_depth_does_not_depend_on_numbers(seed: int, order: list[int]) -> None:
+    labels, random = label_map(seed), torch.Generator().manual_seed(seed)
+    values = torch.randn(3, 9, 11, generator=random)
+    depth = torch.rand(9, 11, generator=random)
+    one, other = (
+        clustering.merge(numbers, values, 0.5, depth=depth, depth_gap=0.05)
+        for numbers in (labels, torch.tensor(order)[labels])
+    )
+    assert torch.equal(one, other)
+
+
+@given(seeds, st.floats(0.0, 0.5), st.floats(0.0, 0.2))
+def test_what_merging_leaves_apart_is_apart_in_values_or_depth(
+    seed: int, threshold: float, gap: float
+) -> None:
+    labels, random = label_map(seed, count=6), torch.Generator().manual_seed(seed)
+    values = torch.randn(2, 9, 11, generator=random)
+    depth = torch.rand(9, 11, generator=random)
+    merged = clustering.merge(labels, values, threshold, depth=depth, depth_gap=gap)
+    for one, other in itertools.combinations(merged.unique().tolist(), 2):
+        apart = values[:, merged == one].mean(dim=1) - values[:, merged == other].mean(dim=1)
+        deep = depth[merged == one].mean() - depth[merged == other].mean()
+        assert float(apart.norm()) >= threshold - 1e-5 or float(deep.abs()) >= gap - 1e-5
 
 
 @given(seeds)
@@ -221,6 +287,12 @@ def test_drawn_cells_stay_from_four_on() -> None:
     swept = clustering.sweep(labels, smallest=20, protected=hand)
     assert (swept[1:3, 1:3] == 1).all()
     assert not (swept == 2).any()
+
+
+def test_drawn_cells_are_never_held_to_more_than_the_others() -> None:
+    labels = torch.zeros(6, 6, dtype=torch.long)
+    labels[2, 2:4] = 1
+    assert torch.equal(clustering.sweep(labels, smallest=2, protected=labels > 0), labels)
 
 
 def test_a_picture_smaller_than_the_smallest_piece_stays() -> None:

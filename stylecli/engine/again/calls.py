@@ -11,6 +11,8 @@ from stylecli.artifacts import files, store
 from stylecli.engine import commands, figures, generate, masks, restyle
 from stylecli.engine.again.facts import Facts, Staged
 from stylecli.engine.context import Reporter
+from stylecli.engine.gallery.maker import DUMP_SUFFIX
+from stylecli.engine.gallery.prepare import gallery
 from stylecli.engine.grids import Figure
 from stylecli.engine.plan import Input, Role
 from stylecli.engine.request import Contents, Destination, Prepared
@@ -155,6 +157,23 @@ def _number(again: Call) -> int | None:
     return int(last)
 
 
+def _gallery(again: Call) -> Iterator[Prepared]:
+    """The picture, also where one of the files beside it is to be made again."""
+    output = again.output
+    is_dump = output.suffix.lower() == DUMP_SUFFIX
+    if output.suffix.lower() not in store.PICTURE_SUFFIXES:
+        output = output.with_suffix(".png")
+    yield gallery(
+        again.recipe,
+        again.contents,
+        replace(again.destination, output=str(output)),
+        again.reporter,
+        refs=[str(path) for path in again.paths("style")],
+        explain=again.sheet,
+        dump=str(again.output) if is_dump else None,
+    )
+
+
 def _invert(again: Call) -> Iterator[Prepared]:
     output = again.output.with_suffix(".safetensors") if again.sheet else again.output
     yield commands.invert(
@@ -198,4 +217,5 @@ COMMANDS: Mapping[str, Callable[[Call], Iterator[Prepared]]] = {
     "invert": _invert,
     "train-lora": _train_lora,
     "masks": _masks,
+    "gallery": _gallery,
 }

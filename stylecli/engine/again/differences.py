@@ -18,6 +18,8 @@ from stylecli.errors import ImageError
 
 # Of what a file says of itself, the parts in which two files are compared as wholes.
 WHOLE = ("inputs", "regions")
+# Of a listing, what is another each time.
+TIMING = "timing"
 # What follows from other rows of the table, or repeats them.
 CONSEQUENCES = ("key", "seed")
 
@@ -35,14 +37,23 @@ class Difference:
 
 
 def is_same(old: Path, new: Path) -> bool:
-    """Byte for byte; of a LoRA that is a folder, every file that was made again."""
+    """Byte for byte; of a LoRA that is a folder, every file that was made again.
+
+    What a report says of how long it took is none of what was made.
+    """
     if not new.is_dir():
-        return old.read_bytes() == new.read_bytes()
+        was, now = old.read_bytes(), new.read_bytes()
+        return was == now or (new.suffix == ".json" and _untimed(was) == _untimed(now))
     names = [file.name for file in new.iterdir()]
     return all(
         (old / name).is_file() and (old / name).read_bytes() == (new / name).read_bytes()
         for name in names
     )
+
+
+def _untimed(data: bytes) -> object:
+    found = json.loads(data)
+    return {name: value for name, value in found.items() if name != TIMING}
 
 
 def between(old: Path, new: Path) -> list[Difference]:
@@ -115,7 +126,8 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _of_listings(old: Path, new: Path) -> Iterator[Difference]:
-    was, now = (_flat({**json.loads(file.read_bytes()), store.KEY: None}) for file in (old, new))
+    without = {store.KEY: None, TIMING: None}
+    was, now = (_flat({**json.loads(file.read_bytes()), **without}) for file in (old, new))
     for name in {**was, **now}:
         if was.get(name) != now.get(name):
             yield Difference(name, _shown(was.get(name)), _shown(now.get(name)))

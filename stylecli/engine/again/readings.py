@@ -17,9 +17,11 @@ from stylecli.engine.again.calls import COMMANDS, Call
 from stylecli.engine.again.facts import Facts, Staged, link
 from stylecli.engine.context import Reporter
 from stylecli.engine.plan import SHEETS
+from stylecli.engine.provenance import NETWORKS, STYLE_FIELD
 from stylecli.engine.request import Prepared
 from stylecli.errors import InputError, UsageError
 from stylecli.masks.hub import shown
+from stylecli.methods.stylegallery.overrides import names_file
 from stylecli.recipe import timeline
 from stylecli.recipe.schema import Recipe
 
@@ -94,14 +96,19 @@ def _recipes(
         if machine.device == "cpu" and device.get("dtype") == "float16":
             device["dtype"] = "auto"  # what no CPU computes in
     recipe = _validated(path, sections)
-    for key in ("model", "segmenter"):
-        name = getattr(recipe.masks, key)
-        if name is not None and shown(name) != name:
-            raise InputError(f"{path}: masks.{key} {name!r} names a folder", fix="give a hub id")
+    for section, keys in NETWORKS.items():
+        for key in keys:
+            name = getattr(getattr(recipe, section), key)
+            if name is not None and shown(name) != name:
+                raise InputError(
+                    f"{path}: {section}.{key} {name!r} names a folder", fix="give a hub id"
+                )
     sections = recipe.model_dump(mode="json")
-    slots = list(_slots(facts.command, sections["sampling"]))
+    slots = list(_slots(facts.command, sections))
     stem = next((item.path.stem for item in staged if item.role == "content"), "")
     options = [_options(path, key, holder[key], staged, stem) for holder, key in slots]
+    if facts.command == "gallery" and (template := sections["gallery"]["ref_masks"]) is not None:
+        sections["gallery"]["ref_masks"] = _together(template, staged, folder)
     for chosen in itertools.islice(itertools.product(*options), MAX_READINGS):
         for (holder, key), place in zip(slots, chosen, strict=True):
             holder[key] = place
@@ -125,8 +132,15 @@ def _validated(path: Path, sections: Mapping[str, Any]) -> Recipe:
         ) from error
 
 
-def _slots(command: str, sampling: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where a section names files that the command reads, in the order of its inputs."""
+def _slots(command: str, sections: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Where sections name files that the command reads, in the order of its inputs."""
+    if command == "gallery":
+        own = sections["gallery"]
+        yield from ((own, key) for key in ("mask", "accelerator") if own[key] is not None)
+        wishes = enumerate(own["match"])
+        yield from ((own["match"], place) for place, wish in wishes if names_file(wish))
+        return
+    sampling = sections["sampling"]
     schedules = [sampling["schedule"]] if command in OF_SCHEDULE and sampling["schedule"] else []
     regions = sampling["regions"] if command in OF_REGIONS else []
     for schedule in [*schedules, *(region["schedule"] for region in regions)]:
@@ -140,9 +154,29 @@ def _slots(command: str, sampling: dict[str, Any]) -> Iterator[tuple[dict[str, A
             yield region, "mask"
 
 
-def _options(path: Path, key: str, name: str, staged: Sequence[Staged], stem: str) -> list[str]:
+def _together(template: str, staged: Sequence[Staged], folder: Path) -> str:
+    """Masks of references in one folder, as their common name wants them.
+
+    Each stands after its reference.
+    """
+    place = folder / "ref-masks"
+    for style, mask in itertools.pairwise(staged):
+        if style.role == "style" and mask.role == "mask":
+            own = place / template.replace(STYLE_FIELD, style.path.stem)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            # References of one name have one mask.
+            if not own.exists():
+                link(own, mask.path)
+    return str(place / template)
+
+
+def _options(path: Path, key: object, name: str, staged: Sequence[Staged], stem: str) -> list[str]:
     """Places of the inputs that a name may mean."""
-    roles = {key} if key == "accelerator" else {"lora", "style", "mask"}
+    roles: set[object] = {"lora", "style", "mask"}
+    if key in ("accelerator", "mask"):
+        roles = {key}
+    elif isinstance(key, int):
+        roles = {"report"}
     wanted = name.replace("{content}", stem)
     # The field stays in the name, because the new file will name its mask by it too.
     found = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.tuning import tune
-from stylecli.engine.bench import counting, memory, sides, training
+from stylecli.engine.bench import counting, gallery_case, memory, sides, training
 from stylecli.engine.bench.report import Count, Figure, Ratio, Row, Side
 from stylecli.engine.bench.scene import Scene, shortened
 from stylecli.engine.bench.timing import Spread, Watch
@@ -340,6 +340,7 @@ CASES: Mapping[str, Case] = {
     "rows": Case(rows, "rows of the cost model, counted"),
     "styles": Case(styles, "several styles of one content"),
     "train": Case(train, "training steps and bare passes"),
+    "gallery": Case(gallery_case.measure, "StyleGallery's updates beside a plain implementation"),
     "compile": Case(compiled, "torch.compile"),
 }
 

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
+from stylecli.engine.bench import gallery, sides
 from stylecli.engine.bench import scene as scenes
-from stylecli.engine.bench import sides
 from stylecli.engine.bench.timing import Watch, wait
 from stylecli.engine.session import Session
 from stylecli.errors import StyleError
 from stylecli.recipe.schema import Recipe
 
+# Of a transfer; beside them there is `gallery`, under the recipe's settings of that name.
 SIDES = ("ours", "plain")
 # glibc hands large blocks back to the system when they are freed, so what a warm-up had is gone.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -38,7 +39,7 @@ def peak(recipe: Recipe, side: str, size: tuple[int, int]) -> int | None:
 
     Args:
         recipe: Everything about the run.
-        side: One of `SIDES`.
+        side: One of `SIDES`, or `gallery`.
         size: Width and height in pixels.
 
     Raises:
@@ -140,12 +141,17 @@ class _Silent:
     def advance(self, n: int = 1) -> None: ...
 
 
+def _run(scene: scenes.Scene, side: str) -> Callable[[Watch], object]:
+    if side == "gallery":
+        return lambda watch: gallery.ours(scene, watch, scene.recipe.gallery)
+    return sides.Plain(scene) if side == "plain" else lambda watch: sides.ours(scene, watch)
+
+
 def _measured(recipe: Recipe, side: str, size: tuple[int, int]) -> int | None:
     session = Session.open(recipe, _Silent())
     scene = scenes.real(session.backbone, recipe, size)
     device = session.context.device
-    run: Callable[[Watch], object]
-    run = sides.Plain(scene) if side == "plain" else lambda watch: sides.ours(scene, watch)
+    run = _run(scene, side)
 
     def picture() -> None:
         watch = Watch(device)

@@ -23,6 +23,7 @@ from stylecli.artifacts.files import to_json, write_atomic
 from stylecli.artifacts.glyphs import FAMILIES, Family, Icon
 from stylecli.engine import commands, restyle
 from stylecli.engine.context import Reporter
+from stylecli.engine.gallery import prepare
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe
@@ -57,7 +58,7 @@ class Asked:
     styles: int = 2
     references: int = 1
     px: int = 64
-    methods: Sequence[str] = ("diffstyler", "styleid", "attn-distill")
+    methods: Sequence[str] = ("diffstyler", "styleid", "attn-distill", "gallery")
     wait: bool = False
 
 
@@ -268,6 +269,26 @@ def after_pictures(method: str) -> Answer:
     return answer
 
 
+def gallery(
+    recipe: Recipe, asked: Asked, found: Sequence[Question], reporter: Reporter
+) -> Iterator[Prepared]:
+    """StyleGallery, shown all pictures of each style; questions that share it are one run."""
+    by_style: dict[str, list[Question]] = {}
+    for q in found:
+        by_style.setdefault(q.style_name, []).append(q)
+    for name, group in by_style.items():
+        manifest = asked.output / f"gallery.{name}.jsonl"
+        rows = ({"content": q.place("content"), "output": f"{q.id}.png"} for q in group)
+        _write_rows(manifest, rows)
+        yield prepare.gallery(
+            recipe,
+            Contents(manifest=manifest),
+            Destination(output=f"{asked.output / 'gallery'}/", wait=asked.wait),
+            reporter,
+            refs=[str(asked.output / place) for place in group[0].references()],
+        )
+
+
 def _transferred(
     method: str,
     recipe: Recipe,
@@ -298,6 +319,7 @@ METHODS: Mapping[str, Answer] = {
     "diffstyler": diffstyler,
     "styleid": after_pictures("styleid"),
     "attn-distill": after_pictures("attn-distill"),
+    "gallery": gallery,
 }
 
 

@@ -17,6 +17,7 @@ GB = 1e9
 # Times that differ by less are the same: then the fewest means count, and the least memory.
 SAME = 1.02
 CHECKPOINTING = "lora.gradient_checkpointing"
+CHECKPOINTING_OF_GALLERY = "gallery.gradient_checkpointing"
 KEYS = ("device.batch", "device.max_rows", "device.tiling", "device.offload", CHECKPOINTING)
 MOST_BATCH = 256
 
@@ -49,6 +50,7 @@ def choose(
     learns: bool,
     is_gpu: bool,
     kept: Collection[str] = (),
+    checkpointing: str = CHECKPOINTING,
 ) -> Choice:
     """The fastest settings whose estimated peak fits; with more memory never slower ones.
 
@@ -57,24 +59,26 @@ def choose(
         recipe: Says what the settings are that are kept.
         gigabytes: Of the GPU where it computes on one, else of the process.
         items: A batch of more would be filled up in vain.
-        learns: A LoRA is learned.
+        learns: Gradients are followed, and keeping less for them is a choice.
         is_gpu: Weights may wait in main memory.
         kept: Keys that the user decided.
+        checkpointing: The key of that choice.
 
     Raises:
         UsageError: Nothing fits.
     """
     least = math.inf
     best: tuple[tuple[int, int, int], Choice] | None = None
-    for values in _candidates(recipe, items, kept, learns=learns, is_gpu=is_gpu):
-        own = {key.removeprefix("device."): v for key, v in values.items() if key != CHECKPOINTING}
+    for values in _candidates(recipe, items, kept, checkpointing, learns=learns, is_gpu=is_gpu):
+        own = {key.removeprefix("device."): v for key, v in values.items() if key != checkpointing}
         cost = planner.cost(
-            recipe.device.model_copy(update=own), checkpointing=bool(values[CHECKPOINTING])
+            recipe.device.model_copy(update=own), checkpointing=bool(values[checkpointing])
         )
         least = min(least, cost.memory_bytes)
         if cost.memory_bytes > gigabytes * GB:
             continue
-        order = (math.floor(math.log(cost.seconds, SAME)), _strain(values), cost.memory_bytes)
+        strain = _strain(values, checkpointing)
+        order = (math.floor(math.log(cost.seconds, SAME)), strain, cost.memory_bytes)
         if best is None or order < best[0]:
             best = order, Choice({k: v for k, v in values.items() if k not in kept}, cost)
     if best is None:
@@ -88,21 +92,29 @@ def choose(
 
 
 def _candidates(
-    recipe: Recipe, items: int, kept: Collection[str], *, learns: bool, is_gpu: bool
+    recipe: Recipe,
+    items: int,
+    kept: Collection[str],
+    checkpointing: str,
+    *,
+    learns: bool,
+    is_gpu: bool,
 ) -> Iterator[dict[str, Any]]:
     """All combinations; what would change nothing here stands as it is, and rows at their most."""
     device = recipe.device
     batches = _powers(min(items, MOST_BATCH))
-    guided = 1 if recipe.sampling.guidance == 1 else 2
+    is_gallery = checkpointing == CHECKPOINTING_OF_GALLERY
+    guided = 1 if recipe.sampling.guidance == 1 or is_gallery else 2
+    usual = (recipe.gallery if is_gallery else recipe.lora).gradient_checkpointing
     options: dict[str, Sequence[Any]] = {
         "device.batch": batches,
         "device.max_rows": [None, *_powers(guided * batches[-1])],
         "device.tiling": [False, True],
         "device.offload": ["none", "parts", "blocks"] if is_gpu else [device.offload],
-        CHECKPOINTING: [False, True] if learns else [recipe.lora.gradient_checkpointing],
+        checkpointing: [False, True] if learns else [usual],
     }
     own = {key: getattr(device, key.removeprefix("device.")) for key in KEYS[:-1]}
-    own[CHECKPOINTING] = recipe.lora.gradient_checkpointing
+    own[checkpointing] = usual
     options |= {key: [value] for key, value in own.items() if key in kept}
     for values in itertools.product(*options.values()):
         found = dict(zip(options, values, strict=True))
@@ -112,14 +124,14 @@ def _candidates(
             yield found
 
 
-def _strain(values: Mapping[str, Any]) -> int:
+def _strain(values: Mapping[str, Any], checkpointing: str) -> int:
     """How many means are used that are no gain in themselves."""
     return sum(
         (
             values["device.max_rows"] is not None,
             values["device.tiling"],
             values["device.offload"] != "none",
-            values[CHECKPOINTING],
+            values[checkpointing],
         )
     )
 

@@ -18,7 +18,7 @@ from stylecli.engine.planner.memory import (
     with_holes,
 )
 from stylecli.engine.planner.passes import Handed, Pass, Passes
-from stylecli.engine.planner.work import Work, handed
+from stylecli.engine.planner.work import LED, Work, handed
 from stylecli.recipe.schema import Device, Recipe
 
 # Prompts that a run embeds: that of a look, the negative, and none.
@@ -28,7 +28,9 @@ LEARNING = 4
 # Pairs that a LoRA is judged on, before and after.
 JUDGED = 32
 # Names of rows that are passes of the content or the style under the base model.
-BASE = ("inversion", "reconstruction", "content", "style")
+BASE = ("inversion", "reconstruction", "content", "style", "sampled")
+# Rows that the contents of a batch have in common.
+SHARED = "references"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,14 +101,18 @@ class Phases:
         if work.loras:
             yield from self._lessons(settings, checkpointing)
         shared = work.contents / max(1, work.items)
-        is_guided = recipe.sampling.guidance != 1 and recipe.sampling.method == "diffstyler"
+        learns = recipe.sampling.method == "diffstyler" and not work.is_gallery
+        is_guided = recipe.sampling.guidance != 1 and learns
         guided = 2 if is_guided else 1
         steps = recipe.sampling.steps
-        injected = handed(recipe) if recipe.sampling.method == "diffstyler" else Counter[Handed]()
+        injected = handed(recipe) if learns else Counter[Handed]()
         for name, count in work.rows.items():
             rows = count * items
             if name in BASE:
                 yield Phase(name, passes.plain(*size), rows * shared, at_once(batch))
+            elif name == SHARED:
+                one, count = passes.plain(*size), count * self.groups(settings)
+                yield Phase(name, one, count, at_once(batch))
             elif name.startswith("source"):
                 for step, times in injected.items():
                     one = passes.source(step, *size)
@@ -127,8 +133,11 @@ class Phases:
                     yield Phase(name, one, rows * rest / steps, at_once(batch * guided))
             elif name == "gradients":
                 is_saving = recipe.distill.gradient_checkpointing
+                is_saving = checkpointing if work.is_gallery else is_saving
                 one = passes.training(*size, checkpointing=is_saving)
                 yield Phase(name, one, rows, at_once(batch))
+            elif name == LED:
+                continue  # forwards is a part of the way back
             elif name != "training":
                 one = passes.styled(*size)
                 yield Phase(name, one, rows, at_once(batch * guided))

@@ -12,7 +12,12 @@ from stylecli.engine.plan import Job
 from stylecli.engine.planner import memory
 from stylecli.engine.planner.clock import Clock
 from stylecli.engine.planner.costs import Planner
-from stylecli.engine.planner.fit import Choice, choose
+from stylecli.engine.planner.fit import (
+    CHECKPOINTING,
+    CHECKPOINTING_OF_GALLERY,
+    Choice,
+    choose,
+)
 from stylecli.engine.planner.passes import Passes
 from stylecli.engine.planner.work import Work
 from stylecli.engine.session import Session
@@ -67,15 +72,17 @@ def fitting(
     """
     found = planner(session, jobs, rows, items=items, size_px=size_px)
     recipe = session.recipe
-    found.measure(recipe.device, checkpointing=recipe.lora.gradient_checkpointing)
+    work = found.work
+    found.measure(recipe.device, checkpointing=work.is_saving(recipe))
     return choose(
         found,
         recipe,
         gigabytes=gigabytes,
         items=items,
-        learns=found.work.loras > 0,
+        learns=work.loras > 0 or work.is_gallery,
         is_gpu=session.context.device.type == "cuda",
         kept=kept,
+        checkpointing=CHECKPOINTING_OF_GALLERY if work.is_gallery else CHECKPOINTING,
     )
 
 

@@ -17,6 +17,8 @@ from stylecli.recipe.schema import Recipe
 # So many inputs are looked at for their sizes; of a data set the others will be like them.
 LOOKED_AT = 16
 NUM_TRAIN_TIMESTEPS = 1000
+# Rows that lead latents, which nothing but a gallery has.
+LED = "updated"
 # Any share between none and all costs the same.
 SOME = 0.5
 
@@ -46,6 +48,14 @@ class Work:
     width: int
     train_px: tuple[int, int]
     picture_px: int
+
+    @property
+    def is_gallery(self) -> bool:
+        return LED in self.rows
+
+    def is_saving(self, recipe: Recipe) -> bool:
+        """Whether the recipe keeps less for the gradients of this work."""
+        return (recipe.gallery if self.is_gallery else recipe.lora).gradient_checkpointing
 
     @classmethod
     def of(

@@ -24,7 +24,7 @@ from stylecli.engine.report.thumbnails import Thumbnails
 # Figures of a row that are no figures of merit.
 PLAIN_DETAILS = ("height", "width")
 # What a page lists of the things that went in; a caption is part of its style.
-SHOWN_ROLES = ("content", "style", "lora", "accelerator", "mask", "prompt")
+SHOWN_ROLES = ("content", "style", "lora", "accelerator", "mask", "prompt", "report")
 PICTURED_ROLES = ("content", "style", "mask")
 TRIGGER = "modelspec.trigger_phrase"
 
@@ -157,7 +157,14 @@ def places(given: Sequence[str], outputs: Sequence[Path]) -> list[Path]:
 def _inputs(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     inputs = row.get("inputs")
     found = [mapping(one) for one in inputs] if isinstance(inputs, list) else []
-    return [one for one in found if one.get("role") in SHOWN_ROLES]
+    # Of hundreds of references those that a picture took something from, where its row says which.
+    used = mapping(row.get("details")).get("references")
+    return [
+        one
+        for one in found
+        if one.get("role") in SHOWN_ROLES
+        and (one.get("role") != "style" or not isinstance(used, list) or one.get("name") in used)
+    ]
 
 
 def _figures(details: Mapping[str, Any]) -> dict[str, float]:

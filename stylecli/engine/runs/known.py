@@ -95,18 +95,23 @@ def pending(
     for job in jobs:
         try:
             output = _state(job, job.output, known)
-            sheet = "done" if job.sheet is None else _state(job, job.sheet, known)
+            others = {
+                file: _state(job, file, known)
+                for file in (job.sheet, *job.beside)
+                if file is not None
+            }
         except OSError as error:
             settled.append(Result(job, "failed", error=unwritable(job.output, error)))
             continue
-        if output == sheet == "done":
+        states = {job.output: output, **others}
+        if all(state == "done" for state in states.values()):
             settled.append(Result(job, "skipped"))
-        elif overwrite or "foreign" not in (output, sheet):
+        elif overwrite or "foreign" not in states.values():
             # Made before without the sheet that is asked for now: make both again, the same.
             is_own = output != "absent" or (job.strip and known.is_torn)
             todo.append(replace(job, redo=True) if is_own and output != "foreign" else job)
         else:
-            in_the_way = job.output if output == "foreign" else job.sheet
+            in_the_way = next(file for file, state in states.items() if state == "foreign")
             error_ = OutputDiffersError(
                 f"{in_the_way} exists and was made from something else, or changed since",
                 fix="use --overwrite, or another --output",

@@ -30,7 +30,8 @@ from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.table import Chosen, Metric
 from stylecli.evaluation.weights import WEIGHTS, Weights
-from stylecli.recipe.schema import Evaluate, Recipe
+from stylecli.recipe.schema import Recipe
+from stylecli.recipe.scoring import Evaluate
 
 # Names in a warning.
 SHOWN = 5

@@ -15,7 +15,7 @@ from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine import inputs
 from stylecli.engine.plan import below
 from stylecli.errors import InputError, UsageError, did_you_mean
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 
 FILES = ("output", "content", "style", "mask", "target")
 WORDS = ("prompt", "style_text", "style_content", "negative_style", "style_family", "content_group")

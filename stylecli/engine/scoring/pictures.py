@@ -20,7 +20,7 @@ from stylecli.artifacts.store import digest
 from stylecli.engine.scoring.items import Item
 from stylecli.errors import ItemError
 from stylecli.evaluation import metrics, palette, pixels
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 
 # A 20 x 40 grid asks for each content forty times, in a row.
 KEPT_BYTES = 2**28

@@ -21,7 +21,7 @@ from stylecli.errors import ItemError
 from stylecli.evaluation.pixels import PREPROCESS, shorter_side
 from stylecli.evaluation.scores import GRAM_TAPS
 from stylecli.evaluation.table import Metric
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 
 # VGG19's five taps of a 512 px picture are 160 MB.
 KEPT_TAP_BYTES = 2**29

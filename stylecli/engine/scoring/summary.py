@@ -17,7 +17,7 @@ from stylecli.evaluation import comparison, statistics
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.statistics import Interval
 from stylecli.evaluation.table import Metric
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 
 COPIES = ("content_copy", "style_copy")
 # Copies that score the same span no scale.

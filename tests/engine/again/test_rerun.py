@@ -33,6 +33,9 @@ sampling: {{size: 32, steps: 3}}
 inversion: {{steps: 3}}
 injection: {{feature_steps: 2, attn_steps: 2}}
 lora: {{resolution: 32, steps: 1, rank: 4, prompt: a picture}}
+dfcc: {{steps: 2, k: 2, merge_distance: 0, depth: none}}
+matching: {{semantics: features}}
+gallery: {{steps: 2}}
 """
 
 
@@ -184,7 +187,22 @@ def _masks(chance: random.Random, desk: Desk, out: Path) -> tuple[list[object], 
     return [chance.choice(desk.contents), *asked], out
 
 
+def _gallery(chance: random.Random, desk: Desk, out: Path) -> tuple[list[object], Path]:
+    refs = [word for style in desk.styles for word in ("--refs", style)]
+    more: Sequence[object] = chance.choice(
+        [
+            (),
+            ("--explain",),
+            ("--dump", out.with_name(f"{out.name}.dump.safetensors")),
+            ("--only", 1, "--strength", "1=0.5"),
+            ("--match", "1=keep"),
+        ]
+    )
+    return [chance.choice(desk.contents), *refs, *more], out.with_suffix(chance.choice(PICTURES))
+
+
 LINES: dict[str, Any] = {
+    "gallery": _gallery,
     "transfer": _transfer,
     "mask-transfer": _mask_transfer,
     "switch": _switch,
@@ -259,9 +277,9 @@ def test_random_files_come_out_the_same_wherever_their_inputs_lie(
 
     Among them are a check beside its output, and a look that has to be learnt.
     """
-    found = reproduced((4, 14, 16, 26, 29), tmp_path, monkeypatch)
+    found = reproduced((8, 10, 14, 29, 41, 43), tmp_path, monkeypatch)
     assert set(found) == set(COMMANDS) - {"transfer", "masks"}
-    assert found["invert"] == 2
+    assert (found["invert"], found["gallery"]) == (2, 3)
 
 
 @pytest.mark.slow

@@ -104,6 +104,23 @@ def test_checkpointing_saves_memory_and_costs_time() -> None:
     assert part(plain, "training").rows == 2 * (10 + 32)
 
 
+def test_references_of_a_gallery_pass_once_for_a_batch() -> None:
+    rows = {"inversion": 30, "content": 5, "references": 20, "updated": 10, "gradients": 10}
+    work = replace(WORK, rows=rows, looks=0)
+    alone, together = cost(work, batch=1), cost(work, batch=4)
+    assert part(alone, "references").rows == 4 * part(together, "references").rows == 80
+    # Forwards and back is one walk, and nothing of it is guided.
+    assert [one.name for one in alone.parts if one.name == "updated"] == []
+    assert part(alone, "gradients").rows == part(together, "gradients").rows == 40
+    saving = cost(work, batch=4, checkpointing=True)
+    assert part(saving, "gradients").memory_bytes < part(together, "gradients").memory_bytes
+    assert part(saving, "gradients").seconds > part(together, "gradients").seconds
+    recipe = RECIPE.model_copy(update={"lora": Lora(gradient_checkpointing=True)})
+    assert work.is_gallery
+    assert not work.is_saving(recipe)
+    assert WORK.is_saving(recipe)
+
+
 def test_a_style_is_learned_once_for_all_contents() -> None:
     rows = {"training": 10, **WORK.rows}
     few, many = (cost(replace(WORK, rows=rows, loras=1, items=n, contents=n)) for n in (1, 40))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stylecli.engine.planner.costs import Cost
-from stylecli.engine.planner.fit import CHECKPOINTING, GB, KEYS, SAME, Choice, choose
+from stylecli.engine.planner.fit import (
+    CHECKPOINTING,
+    CHECKPOINTING_OF_GALLERY,
+    GB,
+    KEYS,
+    SAME,
+    Choice,
+    choose,
+)
 from stylecli.errors import UsageError
+from stylecli.recipe.gallery import Gallery
 from stylecli.recipe.schema import Device, Recipe
 
 
@@ -89,6 +100,18 @@ def test_with_memory_to_spare_nothing_is_spared() -> None:
         "device.offload": "none",
         CHECKPOINTING: False,
     }
+
+
+def test_what_is_kept_for_gradients_is_a_choice_of_a_gallery_too() -> None:
+    options: dict[str, Any] = {"items": 8, "learns": True, "is_gpu": True}
+    key = CHECKPOINTING_OF_GALLERY
+    found = choose(Model(), Recipe(), gigabytes=1000, checkpointing=key, **options)
+    assert found.values.keys() == {*KEYS, key} - {CHECKPOINTING}
+    assert found.values[key] is False
+    recipe = Recipe(gallery=Gallery(gradient_checkpointing=True))
+    model = Model()
+    choose(model, recipe, gigabytes=1000, checkpointing=key, kept=(key,), **options)
+    assert {checkpointing for _, checkpointing in model.asked} == {True}
 
 
 def test_what_the_user_decided_is_kept_and_is_no_choice() -> None:

@@ -70,6 +70,21 @@ def test_what_is_no_picture_is_shown_by_the_one_made_for_people(
     assert item["picture"] == 0
 
 
+def test_of_many_references_those_that_were_used_are_listed(tmp_path: Path) -> None:
+    looks = [draw(tmp_path / "in" / f"look{at}.png", at) for at in range(4)]
+    content = draw(tmp_path / "in/cat.png", 9)
+    inputs = (("content", content), *(("style", look) for look in looks))
+    run = Run(tmp_path / "out")
+    run.add("all.png", *inputs)
+    run.add("some.png", *inputs, details={"references": ["look1.png", "look3.png"]})
+    every, some = data(write([run.save()]), "item-data")
+    assert [one["name"] for one in every["inputs"]] == [
+        "cat.png",
+        *(f"look{n}.png" for n in "0123"),
+    ]
+    assert [one["name"] for one in some["inputs"]] == ["cat.png", "look1.png", "look3.png"]
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "/secret.png", "a/../../secret.png", "C:/x.png"])
 def test_no_name_in_a_journal_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
     draw(tmp_path / "secret.png")

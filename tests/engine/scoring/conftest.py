@@ -16,7 +16,7 @@ from stylecli.engine.scoring.items import Asked, Item, collect
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.rows import Bench
 from stylecli.evaluation.table import choose
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 from tests.cli.conftest import draw
 from tests.engine.scoring import blended
 

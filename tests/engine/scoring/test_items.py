@@ -12,7 +12,7 @@ import pytest
 from stylecli.artifacts import store
 from stylecli.engine.scoring.items import Asked, collect
 from stylecli.errors import InputError, UsageError
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 from tests.cli.conftest import draw
 from tests.engine.scoring.conftest import World
 

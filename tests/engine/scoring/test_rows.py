@@ -16,7 +16,7 @@ from stylecli.engine.scoring.pictures import ANCHORS, Album, paired, region
 from stylecli.engine.scoring.rows import Bench
 from stylecli.errors import ItemError
 from stylecli.evaluation.table import METRICS, choose
-from stylecli.recipe.schema import Evaluate
+from stylecli.recipe.scoring import Evaluate
 from tests.engine.scoring.conftest import World
 
 

@@ -1,0 +1,28 @@
+"""What the sections of a recipe share: frozen, and refusing what they do not know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=16384)]
+# No model here was trained on more levels of noise.
+MAX_LEVELS = 1000
+Levels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
+Timestep = Annotated[int, Field(ge=0, le=MAX_LEVELS - 1)]
+Count = Annotated[int, Field(ge=0)]
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=-1000.0, le=1000.0)]
+AttentionLayers = (
+    Literal["last_six", "from_anchor", "all"] | Annotated[tuple[Count, ...], Field(min_length=1)]
+)
+
+
+class Strict(BaseModel):
+    """A section: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
