@@ -95,7 +95,7 @@ class Session:
             steps = recipe.dfcc.steps
             visits(schedule, recipe.gallery, schedule.levels(steps) if steps else None)
         self._check_layers(recipe.gallery.layers, "gallery")
-        blocks = len(self._unet_config().get("up_block_types", ()))
+        blocks = len(self._unet_config.get("up_block_types", ()))
         if blocks and recipe.dfcc.block >= blocks:
             raise RecipeError(
                 f"dfcc.block {recipe.dfcc.block}: this model's decoder has {blocks} blocks",
@@ -104,7 +104,7 @@ class Session:
 
     def _check_layers(self, which: AttentionLayers, section: str) -> None:
         """See that layers given by their numbers are there; of a UNet without weights."""
-        config = self._unet_config()
+        config = self._unet_config
         if isinstance(which, str) or not config:
             return
         from diffusers import UNet2DConditionModel
@@ -112,6 +112,7 @@ class Session:
         with torch.device("meta"):
             self_attention(UNet2DConditionModel.from_config(config), which, section=section)
 
+    @cached_property
     def _unet_config(self) -> dict[str, Any]:
         """Empty where there is none, of which loading will tell."""
         file = self.folder / "unet" / "config.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,21 @@ class Desk:
             refs=[str(path) for path in refs or [self.folder / "refs"]],
             explain=explain,
             dump=f"{self.folder if '.' in out else self.folder / out}/" if dump else None,
+        )
+
+    def rows(self, settings: Recipe, *rows: dict[str, Any]) -> Prepared:
+        """A manifest whose rows restyle the first content, unless they name another."""
+        file = self.folder / "jobs.jsonl"
+        written = [
+            {"content": "photo0.png", "output": f"{at}.png", **row} for at, row in enumerate(rows)
+        ]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in written))
+        return gallery(
+            settings,
+            Contents(manifest=file),
+            Destination(output=f"{self.folder}/rows/"),
+            self.listener,
+            refs=[str(self.folder / "refs")],
         )
 
     def make(self, out: str, contents: Sequence[Path] = (), **options: Any) -> list[Result]:

@@ -17,10 +17,7 @@ from safetensors import safe_open
 from stylecli.artifacts import store
 from stylecli.engine.gallery import analyst
 from stylecli.engine.gallery.maker import GalleryMaker
-from stylecli.engine.gallery.prepare import gallery
-from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.methods.stylegallery import dfcc
-from stylecli.recipe.schema import Recipe
 from tests import small
 from tests.engine.gallery.desk import Desk, painted, recipe
 
@@ -316,22 +313,6 @@ def test_references_are_looked_at_once_whatever_the_batch(
     assert seen == [2]
 
 
-def rows_of(desk: Desk, *rows: dict[str, Any], settings: Recipe) -> Prepared:
-    """A manifest whose pictures are one content's."""
-    file = desk.folder / "jobs.jsonl"
-    written = [
-        {"content": "photo0.png", "output": f"{at}.png", **row} for at, row in enumerate(rows)
-    ]
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in written))
-    return gallery(
-        settings,
-        Contents(manifest=file),
-        Destination(output=f"{desk.folder}/rows/"),
-        desk.listener,
-        refs=[str(desk.folder / "refs")],
-    )
-
-
 def test_rows_of_equal_changes_are_led_together(desk: Desk) -> None:
     masks = painted(desk.folder / "masks/look0.png", ["red", "blue"], (44, 44)).parent
     contents = ("photo0.png", "photo2.png", "photo0.png")
@@ -340,7 +321,7 @@ def test_rows_of_equal_changes_are_led_together(desk: Desk) -> None:
         for content, lr in zip(contents, (0.1, 0.1, 0.2), strict=True)
     ]
     settings = recipe(gallery__ref_masks=f"{masks}/{{style}}.png")
-    prepared = rows_of(desk, {"content": "photo2.png"}, *rows, settings=settings)
+    prepared = desk.rows(settings, {"content": "photo2.png"}, *rows)
     maker = prepared.start()
     assert isinstance(maker, GalleryMaker)
     usual, first, second, other = (maker.bucket(job, maker.load(job)) for job in prepared.plan.jobs)
@@ -355,7 +336,7 @@ def test_checkpoints_are_tried_unless_every_row_has_them(desk: Desk) -> None:
     for some, first in ((own, "with gradient checkpointing"), (own[:1], "one row at a time")):
         for usual in (True, False):
             settings = recipe(device__batch=2, gallery__gradient_checkpointing=usual)
-            assert rows_of(desk, *some, settings=settings).start().shrink() == first
+            assert desk.rows(settings, *some).start().shrink() == first
 
 
 def test_progress_counts_the_moments_there_are(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

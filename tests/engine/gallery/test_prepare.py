@@ -15,7 +15,6 @@ from stylecli.engine.gallery.prepare import gallery
 from stylecli.engine.mask_backends import Finder
 from stylecli.engine.request import Contents, Destination
 from stylecli.errors import InputError, RecipeError, StyleError, UsageError, WeightsError
-from stylecli.recipe.schema import Recipe
 from tests.engine.gallery.desk import Desk, painted, recipe
 from tests.masks import plugs
 
@@ -325,33 +324,17 @@ def test_names_of_references_mean_their_pictures(desk: Desk) -> None:
     assert one == other
 
 
-def manifest(desk: Desk, settings: Recipe, *rows: dict[str, Any]) -> plan.Plan:
-    """The plan for rows that all restyle one content."""
-    file = desk.folder / "jobs.jsonl"
-    written = [
-        {"content": "photo0.png", "output": f"{at}.png", **row} for at, row in enumerate(rows)
-    ]
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in written))
-    return gallery(
-        settings,
-        Contents(manifest=file),
-        Destination(output=f"{desk.folder}/out/"),
-        desk.listener,
-        refs=[str(desk.folder / "refs")],
-    ).plan
-
-
 def test_words_in_one_row_decide_nothing_of_another(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugs.install(monkeypatch, fake="tests.masks.plugs:Fake")
     settings, words = recipe(masks__backend="fake"), ["a deer=0.5"]
-    plain, worded = manifest(desk, settings, {}, {"gallery.strength": words}).jobs
+    plain, worded = desk.rows(settings, {}, {"gallery.strength": words}).plan.jobs
     assert [plain.key] == keys(desk, settings=settings)
     alone = recipe(masks__backend="fake", gallery__strength=words)
     assert [worded.key] == keys(desk, settings=alone)
     monkeypatch.setattr(Finder, "identity", lambda _: "another")
-    again, changed = manifest(desk, settings, {}, {"gallery.strength": words}).jobs
+    again, changed = desk.rows(settings, {}, {"gallery.strength": words}).plan.jobs
     assert again.key == plain.key
     assert changed.key != worded.key
 
@@ -363,10 +346,10 @@ def test_networks_that_no_row_uses_need_not_be_there(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(desk.folder / "hub"))
     missing = recipe(dfcc__depth="auto")
     rows = [{"dfcc.depth": "none", "gallery.lr": lr} for lr in (0.05, 0.1)]
-    found = [job.key for job in manifest(desk, missing, *rows).jobs]
+    found = [job.key for job in desk.rows(missing, *rows).plan.jobs]
     assert found == keys(desk) + keys(desk, settings=recipe(gallery__lr=0.1))
     with pytest.raises(WeightsError):
-        manifest(desk, missing, *rows, {})
+        desk.rows(missing, *rows, {})
 
 
 def test_what_a_run_wrote_among_the_references_is_none(desk: Desk) -> None:
