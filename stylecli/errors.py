@@ -3,7 +3,8 @@
     StyleError                  1  something we did not foresee
     ├── UsageError              2  a command line that cannot be carried out
     │   ├── RecipeError         2  a setting that is unknown, of the wrong type or out of range
-    │   └── InputError          2  an input that is missing or matches nothing
+    │   ├── InputError          2  an input that is missing or matches nothing
+    │   └── ForeignPredictorError 2  the predictor of others, which cannot be used as it is
     ├── ItemError               3  one item failed; the others go on
     │   ├── ImageError          3  a picture that cannot be read, or cannot be used
     │   ├── DiskFullError       3  no room for the output; the run ends there
@@ -68,6 +69,12 @@ class InputError(UsageError):
     """An input that is missing, or that matches nothing."""
 
     code = "input"
+
+
+class ForeignPredictorError(UsageError):
+    """A predictor of LoRAs that another program made, and that cannot be used as it is."""
+
+    code = "foreign_predictor"
 
 
 class ItemError(StyleError):

@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
@@ -64,7 +65,22 @@ def read(path: Path, *, alpha: Alpha = "white") -> Picture:
     Raises:
         ImageError: Not a picture, damaged, too large or too thin; the message names the file.
     """
-    rgb, opacity = decode(path, lambda image: _to_rgb(path, image, alpha))
+    return _picture(path, *decode(path, lambda image: _to_rgb(path, image, alpha)))
+
+
+def read_bytes(data: bytes, name: Path) -> Picture:
+    """As `read`, of a file that is in memory; `name` is what failures call it.
+
+    Raises:
+        ImageError: As for `read`.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty", fix="copy or export it again")
+    take = partial(_to_rgb, name, keep="white")
+    return _picture(name, *_decode(name, io.BytesIO(data), take))
+
+
+def _picture(path: Path, rgb: np.ndarray, opacity: np.ndarray | None) -> Picture:
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
     if opacity is not None:
@@ -216,7 +232,9 @@ def pad(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., indices(rows, height), :][..., indices(columns, width)]
 
 
-def _decode(path: Path, stream: BinaryIO, take: Callable[[Image.Image], Taken]) -> Taken:
+def _decode(
+    path: Path, stream: BinaryIO | io.BytesIO, take: Callable[[Image.Image], Taken]
+) -> Taken:
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]
     try:

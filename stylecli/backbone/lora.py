@@ -8,19 +8,22 @@ that matches no layer, or only some of its tensors, is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stylecli.backbone import lora_names
+from stylecli.backbone.lora_names import Format
 from stylecli.errors import UsageError, WeightsError
 from stylecli.tensors.colour import Colours
 
-Format = Literal["diffusers", "kohya", "peft", "comfy"]
 COLOURS = "style.colours"
+METADATA = "lora_adapter_metadata"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
@@ -60,10 +63,31 @@ def read(path: Path, unet: Any) -> LoraFile:
 
     Raises:
         WeightsError: Missing, not safetensors, or damaged.
-        UsageError: No UNet tensors in it.
+        UsageError: No UNet tensors in it, or under names that would load nothing.
     """
-    from diffusers import StableDiffusionPipeline
-    from safetensors import SafetensorError, safe_open
+    tensors, header, config = opened(path)
+    _refuse_flaws(path, tensors)
+    if config is not None:
+        stem = "base_model.model."
+        state = {"unet." + key.removeprefix(stem): value for key, value in tensors.items()}
+        return LoraFile(state, {}, {f"unet.{k}": v for k, v in config.items()}, header)
+    metadata = metadata_of(path, header)
+    state, alphas = converted(path, tensors, unet.config)
+    if not any(key.startswith("unet.") for key in state):
+        raise UsageError(
+            f"LoRA {path} has no tensor for a Stable Diffusion UNet",
+            fix="use a LoRA that was trained on this backbone",
+        )
+    return LoraFile(state, alphas, metadata, header)
+
+
+def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any] | None]:
+    """Tensors and header of a file, or of a PEFT folder, whose config is the third.
+
+    Raises:
+        WeightsError: Missing, not safetensors, or damaged.
+    """
+    from safetensors import safe_open
 
     file = path / PEFT_WEIGHTS if path.is_dir() else path
     if not file.is_file():
@@ -73,31 +97,72 @@ def read(path: Path, unet: Any) -> LoraFile:
             f"LoRA {path} is not a .safetensors file; pickles can run code and are refused",
             fix="convert it where you trust it",
         )
-    try:
+    with _reading(path):
         with safe_open(file, framework="pt") as stream:
             header = dict(stream.metadata() or {})
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        if path.is_dir():
-            config = _mapping((path / PEFT_CONFIG).read_text(encoding="utf-8"))
-            stem = "base_model.model."
-            state = {"unet." + key.removeprefix(stem): value for key, value in tensors.items()}
-            return LoraFile(state, {}, {f"unet.{k}": v for k, v in config.items()}, header)
-        metadata = _mapping(header.get("lora_adapter_metadata", "{}"))
-        state, alphas = StableDiffusionPipeline.lora_state_dict(
-            tensors, unet_config=unet.config, local_files_only=True
+        is_folder = path.is_dir()
+        config = _mapping((path / PEFT_CONFIG).read_text("utf-8")) if is_folder else None
+    return tensors, header, config
+
+
+def converted(
+    path: Path, tensors: Mapping[str, Tensor], unet_config: Any = None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Tensors and alphas named as diffusers does, from the names other tools give those of a UNet.
+
+    Raises:
+        WeightsError: They are not whole.
+        UsageError: Magnitudes among them, which diffusers would leave out without an error.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    if any("dora_scale" in key for key in tensors):
+        raise UsageError(
+            f"LoRA {path} has magnitudes (DoRA), which cannot be read in this layout",
+            fix="use a LoRA that was trained without them",
         )
+    with _reading(path):
+        state, alphas = StableDiffusionPipeline.lora_state_dict(
+            dict(tensors), unet_config=unet_config, local_files_only=True
+        )
+    return dict(state), dict(alphas or {})
+
+
+def metadata_of(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    """The config that diffusers put into a header; empty where there is none.
+
+    Raises:
+        WeightsError: It is no JSON object.
+    """
+    with _reading(path):
+        return _mapping(header.get(METADATA, "{}"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         missing = isinstance(error, KeyError)  # what it says is the key alone
         reason = str(error).partition("\n")[0] + (" is missing" if missing else "")
         raise WeightsError(
             f"LoRA {path} cannot be read: {reason}", fix="copy the file again, or train it again"
         ) from error
-    if not any(key.startswith("unet.") for key in state):
+
+
+def _refuse_flaws(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    layout = lora_names.layout_of(tensors)
+    paths = {name.path for key in tensors if (name := lora_names.named(key))}
+    if layout is None or lora_names.prefix_of(paths) != "unet":
+        return
+    if reason := lora_names.flaw(layout, paths):
         raise UsageError(
-            f"LoRA {path} has no tensor for a Stable Diffusion UNet",
-            fix="use a LoRA that was trained on this backbone",
+            f"LoRA {path} cannot be loaded: {reason}",
+            fix=f"style lora convert {path} --format diffusers -o OTHER.safetensors",
         )
-    return LoraFile(state, alphas or {}, metadata, header)
 
 
 def check_matches(unet: Any, adapter_name: str, file: LoraFile, *, refusal: str = "") -> None:
@@ -116,18 +181,26 @@ def check_matches(unet: Any, adapter_name: str, file: LoraFile, *, refusal: str 
     from peft import get_peft_model_state_dict
 
     ours = {k.removeprefix("unet."): v for k, v in file.state.items() if k.startswith("unet.")}
-    wanted = convert_unet_state_dict_to_peft(ours).keys()
+    wanted = convert_unet_state_dict_to_peft(ours)
     try:
-        loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name).keys()
+        loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name)
     except (KeyError, AttributeError, ValueError):
-        loaded = set()
-    # Names, not numbers: the library fills the layers that a misnamed tensor was meant for.
-    if loaded != wanted or not wanted:
+        loaded = {}
+    # Numbers too: the library fills the layers that a misnamed tensor was meant for with its own.
+    fitting = [key for key in loaded.keys() & wanted if is_same(loaded[key], wanted[key])]
+    if loaded.keys() != wanted.keys() or len(fitting) < len(wanted) or not wanted:
         raise UsageError(
-            f"the LoRA fits {len(loaded & wanted)} of the {len(wanted)} tensors it holds"
+            f"the LoRA fits {len(fitting)} of the {len(wanted)} tensors it holds"
             " to this backbone" + (f": {refusal}" if refusal else ""),
             fix="use a LoRA that was trained on this backbone",
         )
+
+
+def is_same(loaded: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor arrived in a model: equal in the type it has there; NaN is like NaN."""
+    if loaded.shape != wanted.shape:
+        return False
+    return torch.allclose(loaded, wanted.to(loaded), rtol=0, atol=0, equal_nan=True)
 
 
 def _mapping(text: str) -> dict[str, Any]:
@@ -179,7 +252,7 @@ def laid_out(
         metadata = {f"unet.{key}": value for key, value in plain_config(config).items()}
         return (
             {f"unet.{key}": value for key, value in state.items()},
-            {"lora_adapter_metadata": json.dumps(metadata, sort_keys=True)},
+            {METADATA: json.dumps(metadata, sort_keys=True)},
         )
     if layout == "peft":
         return {f"base_model.model.{key}": value for key, value in state.items()}, {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -172,9 +172,9 @@ def load(
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    unet = _strict(UNet2DConditionModel, folder, "unet", dtype, variant)
-    vae = _strict(AutoencoderKL, folder, "vae", torch.float32, variant)
-    text_encoder = _strict(CLIPTextModel, folder, "text_encoder", dtype, variant)
+    unet = load_part(UNet2DConditionModel, folder, "unet", dtype, variant)
+    vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
+    text_encoder = load_part(CLIPTextModel, folder, "text_encoder", dtype, variant)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         scheduler = ConfigMixin._dict_from_json_file(folder / "scheduler" / "scheduler_config.json")
@@ -228,7 +228,28 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _strict(cls: Any, folder: Path, part: str, dtype: torch.dtype, variant: str | None) -> Any:
+def load_part(
+    cls: Any,
+    folder: Path,
+    part: str,
+    dtype: torch.dtype,
+    variant: str | None = None,
+    *,
+    ignored: Collection[str] = (),
+) -> Any:
+    """One model of a diffusers folder, on the CPU.
+
+    Args:
+        cls: Of diffusers or transformers.
+        folder: What holds the part's own folder.
+        part: Its name, such as unet.
+        dtype: Of the weights.
+        variant: Weight file variant, such as fp16.
+        ignored: Tensors that files may hold and nobody wants.
+
+    Raises:
+        WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape.
+    """
     where = folder / part
     if not where.is_dir():
         raise WeightsError(
@@ -259,7 +280,9 @@ def _strict(cls: Any, folder: Path, part: str, dtype: torch.dtype, variant: str 
         ) from error
     faults = {
         "missing": [k for k in info["missing_keys"] if not k.endswith("position_ids")],
-        "unknown": [k for k in info["unexpected_keys"] if not k.endswith("position_ids")],
+        "unknown": [
+            k for k in info["unexpected_keys"] if not k.endswith(("position_ids", *ignored))
+        ],
         "of another shape": [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]],
     }
     for what, keys in faults.items():

@@ -43,16 +43,27 @@ def diffusion_loss(
     latents, target = (
         _sent(rows, device) for rows in noised(backbone.schedule, clean, noise, timesteps)
     )
+    output = answer(backbone, latents, timesteps, prompt_embeds)
+    return F.mse_loss(output, target.float(), reduction="none").mean(dim=(1, 2, 3))
+
+
+def answer(
+    backbone: Backbone,
+    latents: Float[Tensor, "b c h w"],
+    timesteps: Int[Tensor, " b"],
+    prompt_embeds: Float[Tensor, "b tokens width"],
+) -> Float[Tensor, "b c h w"]:
+    """The UNet's raw output in float32, a timestep a row, where gradients are wanted."""
     with torch.autocast(
         backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32
     ):
-        output = backbone.unet(
+        output: Tensor = backbone.unet(
             latents.to(backbone.dtype),
-            _sent(timesteps, device),
+            _sent(timesteps, backbone.device),
             encoder_hidden_states=prompt_embeds,
             return_dict=False,
         )[0]
-    return F.mse_loss(output.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+    return output.float()
 
 
 def _sent(rows: Tensor, device: torch.device) -> Tensor:

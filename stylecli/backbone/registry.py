@@ -9,17 +9,29 @@ to type when the weights are not there.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from stylecli.errors import InputError, WeightsError, did_you_mean
+from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-# What a snapshot must hold; `config.json` and tokenizer files are small and travel along.
-FILES = ("model_index.json", *(f"{part}/*" for part in PARTS))
+Kind = Literal["unet", "z-image", "flux2", "hidream"]
+# What stands for a model's kind in the `model_index.json` of a local folder; others are UNets.
+_PIPELINES: Mapping[str, Kind] = {"ZImagePipeline": "z-image", "Flux2KleinPipeline": "flux2"}
+# Parts with weights, the denoiser first; `config.json` and tokenizer files are small.
+_WEIGHED: Mapping[Kind, tuple[str, ...]] = {
+    "unet": ("unet", "vae", "text_encoder"),
+    "z-image": ("transformer", "vae", "text_encoder"),
+    "flux2": ("transformer", "vae", "text_encoder"),
+    "hidream": (".",),
+}
+# Of a model that is one network, everything side by side.
+_FLAT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 SUMS = "SHA256SUMS"
 
 
@@ -28,6 +40,7 @@ class Source:
     """One row of the registry.
 
     Attributes:
+        kind: Of its denoiser; all but `unet` are transformers, which i2L alone can use.
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
@@ -46,6 +59,25 @@ class Source:
     finder: str = "grounded-sam2"
     ranker: str = "clip-b32"
     clip: str | None = None
+    kind: Kind = "unet"
+
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """Folders of its snapshot that hold weights."""
+        return _WEIGHED[self.kind]
+
+    @property
+    def index(self) -> str:
+        """The file of a snapshot that says what it is."""
+        return "config.json" if self.kind == "hidream" else "model_index.json"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Of the files that a snapshot needs."""
+        if self.kind == "hidream":
+            return _FLAT
+        parts = (*self.weighed, "tokenizer", "scheduler")
+        return (self.index, *(f"{part}/*" for part in parts))
 
 
 _UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -93,6 +125,25 @@ SOURCES: Mapping[str, Source] = {
                 _TEXT: "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c",
             },
         ),
+        # No revision is pinned and no hash recorded: nobody here has read these files yet.
+        Source(
+            name="z-image",
+            kind="z-image",
+            licence="Apache-2.0",
+            repositories=("Tongyi-MAI/Z-Image",),
+        ),
+        Source(
+            name="flux2-klein",
+            kind="flux2",
+            licence="Apache-2.0",
+            repositories=("black-forest-labs/FLUX.2-klein-base-4B",),
+        ),
+        Source(
+            name="hidream-o1",
+            kind="hidream",
+            licence="MIT",
+            repositories=("HiDream-ai/HiDream-O1-Image",),
+        ),
     )
 }
 
@@ -108,17 +159,46 @@ def find(backbone: str) -> Source:
         return SOURCES[backbone]
     folder = Path(backbone).expanduser()
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
+        kind = _kind(folder)
+        if kind != "hidream" and not (folder / "model_index.json").is_file():
             raise WeightsError(
                 f"{backbone} is not a diffusers folder: it has no model_index.json",
                 fix="give the folder that holds model_index.json, unet/, vae/, text_encoder/",
             )
-        return Source(name=backbone, licence="unknown", folder=folder)
+        return Source(name=backbone, licence="unknown", folder=folder, kind=kind)
     hint = did_you_mean(backbone, SOURCES)
     raise InputError(
         f"backbone {backbone!r} is neither a known name nor a folder",
         fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json",
     )
+
+
+def require(source: Source, kinds: Collection[Kind]) -> None:
+    """See that a command can use this kind of model, before its weights are looked for.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if source.kind in kinds:
+        return
+    fitting = [known.name for known in SOURCES.values() if known.kind in kinds]
+    raise UsageError(
+        f"{source.name} is a transformer ({source.kind}), and this command works with UNets",
+        fix=f"use --backbone {' or '.join(fitting)}; transformers are for style i2l-train, "
+        "i2l-predict and lora",
+    )
+
+
+def _kind(folder: Path) -> Kind:
+    """What the pipeline of a local folder says; UNets where it says nothing."""
+    try:
+        if not (folder / "model_index.json").is_file():
+            alone = json.loads((folder / "config.json").read_bytes())
+            return "hidream" if alone["model_type"] == "qwen3_vl" else "unet"
+        index = json.loads((folder / "model_index.json").read_bytes())
+        return _PIPELINES.get(index["_class_name"], "unet")
+    except (OSError, ValueError, TypeError, LookupError):
+        return "unet"  # loading says what is wrong with it
 
 
 def snapshot(source: Source, *, revision: str | None = None, allow_download: bool = False) -> Path:
@@ -133,14 +213,14 @@ def snapshot(source: Source, *, revision: str | None = None, allow_download: boo
         WeightsError: Not there; the message names the repository, the files and the command.
     """
     if source.folder is not None:
-        if (source.folder / "model_index.json").is_file():
+        if (source.folder / source.index).is_file():
             return source.folder
         raise WeightsError(
             f"the weights of {source.name} are missing from {source.folder}",
             fix="reinstall the package, or give another --backbone",
         )
     own = os.environ.get("STYLE_WEIGHTS_DIR")
-    if own and (Path(own) / source.name / "model_index.json").is_file():
+    if own and (Path(own) / source.name / source.index).is_file():
         return Path(own) / source.name
     return _from_hub(source, revision, allow_download)
 
@@ -148,7 +228,9 @@ def snapshot(source: Source, *, revision: str | None = None, allow_download: boo
 def verify(source: Source, folder: Path) -> dict[str, str]:
     """Hash every weight file of a snapshot and compare with what is recorded.
 
-    A shipped model records its hashes in ``SHA256SUMS`` beside its weights.
+    A shipped model records its hashes in ``SHA256SUMS`` beside its weights. Where nothing is
+    recorded, those count that the hub named its files by when they were fetched: they tell damage
+    since then, and nothing of where the files came from.
 
     Returns:
         File -> SHA-256.
@@ -162,6 +244,8 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
         for line in sums.read_text().splitlines():
             digest, _, name = line.partition("  ")
             recorded[name] = digest
+    if not recorded:
+        recorded = _named_by_hub(folder)
     found = {}
     for name, wanted in recorded.items():
         file = folder / name
@@ -174,6 +258,16 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
                 f"{source.name}: {name} has SHA-256 {found[name][:12]}…, not {wanted[:12]}…",
                 fix=_remedy(source),
             )
+    return found
+
+
+def _named_by_hub(folder: Path) -> dict[str, str]:
+    """The hub's cache names a large file after its SHA-256; plain folders have no such names."""
+    found = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        blob = file.resolve().name
+        if re.fullmatch(r"[0-9a-f]{64}", blob):
+            found[file.relative_to(folder).as_posix()] = blob
     return found
 
 
@@ -192,7 +286,7 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
             folder = snapshot_download(
                 repository,
                 revision=wanted,
-                allow_patterns=list(FILES),
+                allow_patterns=list(source.patterns),
                 ignore_patterns=[
                     "*.bin",
                     "*.ckpt",
@@ -206,11 +300,36 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             trouble = str(error).partition("\n")[0] if allow_download else ""
             continue
-        if (Path(folder) / _UNET).is_file():
+        if _is_whole(source, Path(folder)):
             return Path(folder)
     raise WeightsError(
         f"the weights of {source.name} are not on this machine: {source.repositories[0]}"
-        f"@{(revision or source.revision or 'main')[:12]} (model_index.json, {_UNET}, {_VAE}, "
-        f"{_TEXT}, tokenizer/, scheduler/)" + (f"; {trouble}" if trouble else ""),
+        f"@{(revision or source.revision or 'main')[:12]} ({_needed(source)})"
+        + (f"; {trouble}" if trouble else ""),
         fix=f"style models pull {source.name}",
     )
+
+
+def _needed(source: Source) -> str:
+    """Files or folders of weights, as a message names them."""
+    if source.kind == "unet":
+        return f"{source.index}, {_UNET}, {_VAE}, {_TEXT}, tokenizer/, scheduler/"
+    return ", ".join(pattern.removesuffix("*") for pattern in source.patterns)
+
+
+def _is_whole(source: Source, folder: Path) -> bool:
+    """Whether a snapshot holds the weights, with every piece of those that come in pieces."""
+    if source.kind == "unet":
+        return (folder / _UNET).is_file()
+    return all(_has_weights(folder / part) for part in source.weighed)
+
+
+def _has_weights(part: Path) -> bool:
+    if not any(part.glob("*.safetensors")):
+        return False
+    try:
+        indices = [json.loads(file.read_bytes()) for file in part.glob("*.safetensors.index.json")]
+        pieces = {piece for index in indices for piece in index["weight_map"].values()}
+    except (OSError, ValueError, LookupError, AttributeError):
+        return False
+    return all((part / piece).is_file() for piece in pieces)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, NamedTuple, Self, cast
 
 import torch
@@ -24,6 +24,10 @@ from stylecli.errors import UsageError
 # Of one LoRA: down [rank, in] and up [out, rank] of each layer, by the path of its module.
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 PASSES = "--set device.adapters=passes"
+# What only UNets have, and only they are drawn with in passes.
+UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.")
+# Numbers of blocks in which LoRAs were applied: no two are alike.
+_BLOCKS = count()
 
 
 class Shape(NamedTuple):
@@ -141,7 +145,7 @@ def loaded(unet: Any, weights: Mapping[str, float]) -> Pairs:
         layer: Any = module
         names = [name for name in weights if name in layer.lora_A]
         if any(not _is_plain(layer, name) for name in names):
-            raise _unfit(path)
+            raise _unfit(path, unet)
         if names:
             downs = [layer.lora_A[name].weight for name in names]
             ups = [
@@ -156,16 +160,19 @@ def loaded(unet: Any, weights: Mapping[str, float]) -> Pairs:
 
 
 @contextmanager
-def applied(unet: Any, factors: Factors, slots: Sequence[int | None]) -> Iterator[None]:
-    """Inside, row ``r`` of every call of the UNet has the LoRA ``slots[r]``; None is the base.
+def applied(model: nn.Module, factors: Factors, slots: Sequence[int | None]) -> Iterator[None]:
+    """Inside, row ``r`` of every call of the model has the LoRA ``slots[r]``; None is the base.
 
     What PEFT has in use acts beside it, on all rows. Gradients reach `factors.packed` where it asks
-    for them; with gradient checkpointing the backward pass belongs inside the block too. Factors
-    are read once per block: changes to them count from the next.
+    for them; with gradient checkpointing the backward pass belongs inside the block too, and fails
+    elsewhere, also where other LoRAs are in use by then. Factors are read once per block: changes
+    to them count from the next.
 
     Raises:
         IndexError: There is no such slot.
-        UsageError: A layer of the factors is no linear layer of this UNet.
+        RuntimeError: A layer is inside another such block; or, on the way back, a reentrant
+            checkpoint computes it again: what it computed first never saw that these factors learn.
+        UsageError: A layer of the factors is no linear layer of this model.
     """
     if any(slot is not None and not 0 <= slot < len(factors.packed) for slot in slots):
         raise IndexError(f"slots {list(slots)} of {len(factors.packed)} LoRAs")
@@ -174,8 +181,11 @@ def applied(unet: Any, factors: Factors, slots: Sequence[int | None]) -> Iterato
         if any(slot is not None for slot in slots):
             rows = _Rows.of(factors, slots)
             for shape in factors.shapes:
-                hook = partial(_add, rows, shape.path)
-                hooks.append(_linear(unet, shape).register_forward_hook(hook))
+                layer = _linear(model, shape)
+                others = layer._forward_hooks.values()
+                if any(isinstance(hook, partial) and hook.func is _add for hook in others):
+                    raise RuntimeError(f"{shape.path} has LoRAs by the row already")
+                hooks.append(layer.register_forward_hook(partial(_add, rows, shape.path)))
         yield
     finally:
         for handle in hooks:
@@ -187,9 +197,12 @@ class _Rows:
 
     Attributes:
         total: Rows of a call.
+        is_learned: Gradients are to reach the factors.
+        is_unseen: Some layer used them where no gradients are recorded.
         chosen: Those with a LoRA: a slice where they lie together, their indices elsewhere.
         groups: Matrices of a product: rows that share one lie together in it.
         dtype: Of the factors.
+        mark: Of no content, and of a shape that no other block's has.
     """
 
     def __init__(
@@ -203,6 +216,9 @@ class _Rows:
         self.chosen = chosen
         self.groups = len(packed)
         self.dtype = packed.dtype
+        self.is_learned = packed.requires_grad
+        self.is_unseen = False
+        self.mark = torch.empty(next(_BLOCKS), 0)
         self._shapes = factors.shapes
         self._packed = packed
         self._views: dict[torch.dtype, dict[str, tuple[Tensor, Tensor]]] = {}
@@ -231,6 +247,23 @@ class _Rows:
         return self._views[dtype][path]
 
 
+class _Marked(torch.autograd.Function):
+    """Lets a checkpoint see which block's LoRAs it computes again.
+
+    It compares the shapes of what is kept for the way back, and those of two LoRAs are alike: with
+    others in use by then, gradients would be wrong without a word.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, change: Tensor, mark: Tensor) -> Tensor:
+        ctx.save_for_backward(mark)
+        return change.view_as(change)
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
 def _add(
     rows: _Rows, path: str, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
@@ -240,6 +273,8 @@ def _add(
     # As PEFT does: in the type of the factors, or in that of autocast.
     is_mixed = torch.is_autocast_enabled(hidden.device.type)
     dtype = torch.get_autocast_dtype(hidden.device.type) if is_mixed else rows.dtype
+    if rows.is_learned:
+        _refuse_reentrant(rows, path)
     down, up = rows.pair(path, dtype)
     is_whole = rows.chosen == slice(0, rows.total)
     own = (hidden if is_whole else hidden[rows.chosen]).to(dtype)
@@ -248,6 +283,9 @@ def _add(
     else:
         low = own.reshape(rows.groups, -1, own.shape[-1]) @ down.mT
         change = (low @ up.mT).reshape(*own.shape[:-1], -1)
+    if rows.is_learned and torch.is_grad_enabled():
+        marked: Any = _Marked
+        change = cast(Tensor, marked.apply(change, rows.mark))
     if is_whole:
         return (output + change).to(output.dtype)
     changed = (output[rows.chosen] + change).to(output.dtype)
@@ -260,17 +298,27 @@ def _add(
     return torch.cat((output[:first], changed, output[last:]))
 
 
-def _linear(unet: nn.Module, shape: Shape) -> nn.Linear:
+def _refuse_reentrant(rows: _Rows, path: str) -> None:
+    """Such a checkpoint computes without gradients first, and only on the way back with them."""
+    rows.is_unseen = rows.is_unseen or not torch.is_grad_enabled()
+    if rows.is_unseen and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{path} is computed with gradients after it was without: checkpoints must not be "
+            "reentrant where LoRAs by the row learn (use_reentrant=False)"
+        )
+
+
+def _linear(model: nn.Module, shape: Shape) -> nn.Linear:
     """The layer itself, also where PEFT has wrapped it."""
-    found: nn.Module | None = unet
+    found: nn.Module | None = model
     # Once per layer and pass: torch's own search takes ten times as long.
     for name in shape.path.split("."):
         found = None if found is None else found._modules.get(name)
     layer = None if found is None else found._modules.get("base_layer", found)
     if not isinstance(layer, nn.Linear):
-        raise _unfit(shape.path)
+        raise _unfit(shape.path, model)
     if (layer.in_features, layer.out_features) != (shape.width_in, shape.width_out):
-        raise _unfit(shape.path)
+        raise _unfit(shape.path, model)
     return layer
 
 
@@ -287,8 +335,10 @@ def _is_plain(layer: Any, name: str) -> bool:
     return is_linear and layer.lora_B[name].bias is None
 
 
-def _unfit(path: str) -> UsageError:
+def _unfit(path: str, model: nn.Module | None = None) -> UsageError:
+    """Args: without a model, the name alone tells whose layer it is."""
+    is_unet = path.startswith(UNET_PARTS) if model is None else hasattr(model, "down_blocks")
     return UsageError(
-        f"the LoRA of {path} is not one of a linear layer of this UNet, which rows cannot share",
-        fix=PASSES,
+        f"the LoRA of {path} is not one of a linear layer of this model, which rows cannot share",
+        fix=PASSES if is_unet else "use a LoRA of linear layers, made for this model",
     )

@@ -35,7 +35,11 @@ from stylecli.cli.commands import (
     evaluate,
     gallery,
     generate,
+    i2l_data,
+    i2l_predict,
+    i2l_train,
     lora,
+    lora_files,
     masks,
     models,
     regions,
@@ -55,6 +59,7 @@ MAKE, JUDGE, CARE = "Make", "Judge", "Look after the installation"
 
 ITEMS_FAILED = 3
 INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + 13  # SIGPIPE, which Windows has not
 
 # Typer carries its own copy of Click; this is the public way to the class of all its usage errors.
 _BadUsage: type[Any] = typer.BadParameter.__bases__[0]
@@ -77,6 +82,7 @@ class Command:
 
 GROUPS = {
     "analyze": "Look at what goes on inside the model.",
+    "lora": "Look into LoRA files, combine them, and give them another layout.",
     "recipes": "List, show and check recipes.",
     "models": "List, fetch and check the weights of backbones and metrics.",
     "cache": "See and shrink what is kept to avoid work.",
@@ -89,12 +95,18 @@ COMMANDS = (
     Command("masks", masks.masks, MAKE),
     Command("generate", generate.generate, MAKE),
     Command("train-lora", lora.train_lora, MAKE),
+    Command("i2l-predict", i2l_predict.i2l_predict, MAKE),
+    Command("i2l-data", i2l_data.i2l_data, MAKE),
+    Command("i2l-train", i2l_train.i2l_train, MAKE),
     Command("invert", transfer.invert, MAKE),
     Command("evaluate", evaluate.evaluate, JUDGE),
     Command("bench-glyphs", bench.bench_glyphs, JUDGE),
     Command("analyze features", analyze.features, JUDGE),
     Command("status", status.status, JUDGE),
     Command("report", report.report, JUDGE),
+    Command("lora info", lora_files.info, JUDGE),
+    Command("lora mix", lora_files.mix, JUDGE),
+    Command("lora convert", lora_files.convert, JUDGE),
     Command("show", runs.show, JUDGE),
     Command("rerun", runs.rerun, JUDGE),
     Command("recipes list", care.recipes_list, CARE),
@@ -226,9 +238,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             failure = {"code": "interrupted"}
         except (Exception, SystemExit) as error:
             settle()
-            console.crash(error)
-            status = StyleError.exit_status
-            failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
+            has_left = isinstance(error.__context__, BrokenPipeError)
+            if has_left and not {*HELP_NAMES, "--help-all"}.isdisjoint(arguments):
+                # Whoever read the help page has seen enough of it.
+                status, failure = PIPE_CLOSED, None
+            else:
+                console.crash(error)
+                status = StyleError.exit_status
+                failure = {"code": StyleError.code, "what": f"{type(error).__name__}: {error}"}
         if not status and console.counts["failed"]:
             status, failure = ITEMS_FAILED, {"code": "items_failed"}
         return console.close(command, status, failure)

@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
+import typer
+
 from stylecli.cli import dry_run as dry_run_page
 from stylecli.cli.console import console
 from stylecli.cli.progress import Silent
+from stylecli.errors import ItemError, StyleError
 
 if TYPE_CHECKING:
     from stylecli.cli.unattended import Running, Submission
     from stylecli.engine.context import Reporter
     from stylecli.engine.request import Prepared
     from stylecli.engine.runs.making import Result
+    from stylecli.engine.runs.processes import Team
     from stylecli.recipe.load import Resolved
     from stylecli.recipe.schema import Recipe
 
@@ -129,6 +133,42 @@ def carry_out(
     with closing(prepared.run()) as results:
         for result in results:
             console.result(result.row(), text=_line(result))
+
+
+def carry_out_together(
+    prepare: Callable[..., Prepared],
+    follow: Callable[[Callable[..., Prepared], Team], int],
+    resolved: Resolved,
+    running: Running,
+    submission: Submission | None,
+) -> None:
+    """`carry_out` by all processes of a launcher; those that do not lead are silent.
+
+    Args:
+        prepare: Checks the command; takes the team.
+        follow: Helps the process that leads; the exit status to end with.
+
+    Raises:
+        typer.Exit: In a process that followed.
+    """
+    from stylecli.engine.runs import processes
+
+    with processes.joined(os.environ, shard=running.shard) as team:
+        if not team.leads:
+            console.set_mode(quiet=True, debug=console.debug)
+            status = follow(prepare, team)
+        else:
+            with team.same_fate():
+                prepared = prepare(team=team)
+            try:
+                carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+            except StyleError as error:
+                team.dismiss(error.exit_status)
+                raise
+            status = ItemError.exit_status if console.counts["failed"] else 0
+            team.dismiss(status)
+    if not team.leads:
+        raise typer.Exit(status)
 
 
 def _line(result: Result) -> str | None:

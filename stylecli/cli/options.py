@@ -122,6 +122,16 @@ RegionOpt = Annotated[
         "repeatable, later ones on top.",
     ),
 ]
+NegativeLoraOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--negative-lora",
+        metavar="WHICH",
+        parser=given,
+        help="For the negative prompt: neutral, same, none, or a LoRA.",
+        rich_help_panel=RARE,
+    ),
+]
 ScheduleOpt = Annotated[
     str | None,
     typer.Option(

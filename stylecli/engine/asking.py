@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from stylecli.engine import method, painting, plan
 from stylecli.engine.grids import Figure
+from stylecli.engine.i2l import neutral
 from stylecli.engine.inputs import expand
 from stylecli.engine.mask_backends import Finder
 from stylecli.engine.painting import Area, Painting
@@ -16,7 +17,7 @@ from stylecli.engine.plan import Input
 from stylecli.engine.session import Session
 from stylecli.engine.tasks import Task
 from stylecli.errors import UsageError
-from stylecli.recipe.schema import Recipe
+from stylecli.recipe.schema import Recipe, Sampling
 
 # Settings that speak of regions, and change nothing where there are none.
 OF_REGIONS = {"regions", "background", "background_prompt", "pin_until", "overlap", "composite"}
@@ -43,6 +44,42 @@ def refuse_wordless(recipe: Recipe, roles: set[plan.Role]) -> None:
             "words are found from a style picture, and none is named",
             fix="use --style, or --prompt",
         )
+
+
+def doubts(paintings: Iterable[Painting], sampling: Sampling) -> list[str]:
+    """What to tell of predictors that are not here, and would have been asked for neutral LoRAs."""
+    return [
+        f"{look.path.name}: the predictor that made it is not here ({sha256[:12]}), so negative "
+        f"prompts are seen under the same LoRA; {neutral.PLACES}"
+        for sha256, look in _without_predictors(paintings, sampling).items()
+    ]
+
+
+def settled(recipe: Recipe, painted: Painting) -> Recipe:
+    """The recipe as a file is to tell of it, whatever predictors there are where it is read."""
+    if not _without_predictors([painted], recipe.sampling):
+        return recipe
+    sampling = recipe.sampling.model_copy(update={"negative_lora": painting.SAME})
+    return recipe.model_copy(update={"sampling": sampling})
+
+
+def _without_predictors(paintings: Iterable[Painting], sampling: Sampling) -> dict[str, Input]:
+    """Where nothing was said of the negative prompt: predictors whose absence made it ``same``.
+
+    Returns:
+        By their digests, each with the first LoRA that it made.
+    """
+    if sampling.negative_lora is not None:
+        return {}
+    return neutral.missing(
+        part.look
+        for painted in paintings
+        for area in painted.areas
+        if area.guidance != 1
+        for stretch in area.stretches
+        if stretch.negative is None
+        for part in stretch.parts
+    )
 
 
 def timetable(recipe: Recipe, painted: Painting) -> list[str]:
@@ -102,7 +139,7 @@ def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
     if not with_masks:
         sampling |= OF_REGIONS
     # Results older than these settings keep their keys where they are not used.
-    sampling.add("accelerator")
+    sampling |= {"accelerator", "negative_lora"}
     if recipe.sampling.accelerator is None:
         sampling.add("accelerator_weight")
     if recipe.sampling.timesteps is None:
@@ -117,6 +154,7 @@ def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
         "dfcc": True,
         "matching": True,
         "gallery": True,
+        "i2l": True,
         "injection": {"preset"},
         "sampling": sampling,
     }

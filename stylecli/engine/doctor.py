@@ -32,7 +32,6 @@ PACKAGES = (
     "typer",
 )
 MIN_FREE_BYTES = 2 * 2**30
-WEIGHED = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def installation() -> Iterator[Check]:
         except StyleError as error:
             yield Check(f"weights {source.name}", None, "not here", fix=error.fix)
             continue
-        torn = [part for part in WEIGHED if not any((folder / part).glob("*.safetensors"))]
+        torn = [part for part in source.weighed if not any((folder / part).glob("*.safetensors"))]
         yield Check(
             f"weights {source.name}",
             False if torn else None,

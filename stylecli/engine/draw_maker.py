@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stylecli.artifacts import images, store
 from stylecli.artifacts.images import Geometry
-from stylecli.engine import regions
+from stylecli.engine import asking, regions
 from stylecli.engine.painted import FLAT
 from stylecli.engine.painter import Painter
 from stylecli.engine.painting import Painting
@@ -118,7 +118,7 @@ class DrawMaker:
 
     def save(self, job: Job, made: Drawn) -> Mapping[str, Any]:
         drawing = self._drawings[job.key]
-        recipe = recorded(drawing.recipe, made.rows, made.device)
+        recipe = recorded(asking.settled(drawing.recipe, drawing.painting), made.rows, made.device)
         # As it was typed, and what it came to; the seed tells which of several pictures of it.
         made_by = provenance(
             job,

@@ -27,7 +27,7 @@ def make(painter: AnyPainter, job: Job, figure: Figure) -> Mapping[str, Any]:
     Raises:
         ItemError: The content cannot be read, or the model gave nothing that can be seen.
     """
-    look = [item for item in job.inputs if item.role not in ("content", "accelerator")]
+    look = [item for item in job.inputs if item.role not in ("content", "accelerator", "negative")]
     cells = _painted(painter, job.content, look, figure)
     pixels = [cell.pixels for cell in cells]
     content, style = cells[0].content, _picture(look)

@@ -58,11 +58,13 @@ class Words:
     Attributes:
         count: Pictures of each.
         manifest: Rows of prompt, style, lora, output and recipe keys.
+        listed: What another command asks for.
     """
 
     prompts: Sequence[str] = ()
     count: int = 1
     manifest: Path | None = None
+    listed: Sequence[Wish] = ()
 
     @classmethod
     def of(
@@ -104,7 +106,7 @@ class Words:
             UsageError: No words, or an output that leaves the folder.
             InputError: The manifest cannot be read.
         """
-        found = [Wish(prompt) for prompt in dict.fromkeys(self.prompts)]
+        found = [*(Wish(prompt) for prompt in dict.fromkeys(self.prompts)), *self.listed]
         if self.manifest is not None:
             found += _rows(self.manifest, output)
         if not found and default:
@@ -190,6 +192,8 @@ def generate(
                     )
                 )
     first = drawings[0].painting
+    for doubt in asking.doubts((one.painting for one in drawings), recipe.sampling):
+        reporter.warn(doubt)
     planned = plan.build(
         "generate",
         wanted,

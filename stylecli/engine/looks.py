@@ -55,6 +55,9 @@ class Looks:
                 prompt=self._prompt(area, stretch, files, sampling),
                 negative=area.negative,
                 guidance=area.guidance,
+                negative_weights=None
+                if stretch.negative is None
+                else weights(stretch.negative, area.accelerator),
             )
             self._warn_of_a_cut(look.prompt)
             found += [look] * (stretch.stop - stretch.start)

@@ -61,6 +61,10 @@ def refuse_unfit(command: str, recipe: Recipe, roles: set[plan.Role]) -> None:
             sampling.accelerator is not None,
             "--set sampling.accelerator=null",
         ),
+        "no negative prompt is seen under a LoRA": (
+            sampling.negative_lora is not None,
+            "--set sampling.negative_lora=null",
+        ),
     }
     for why, (is_asked, fix) in asked.items():
         if is_asked:

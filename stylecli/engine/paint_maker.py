@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stylecli.artifacts import store
-from stylecli.engine import sheets
+from stylecli.engine import asking, sheets
 from stylecli.engine.contents import Canvas
 from stylecli.engine.painted import Painted
 from stylecli.engine.painter import AnyPainter
@@ -116,7 +116,8 @@ class PaintMaker:
 
     def save(self, job: Job, made: Drawn) -> Mapping[str, Any]:
         """Write a result; its sheet first, because the result says that the item is done."""
-        recipe = recorded(self._tasks[job.key].recipe, made.rows, made.device)
+        task = self._tasks[job.key]
+        recipe = recorded(asking.settled(task.recipe, task.painting), made.rows, made.device)
         prompts = made.painted.details["prompts"]
         made_by = provenance(job, recipe, self._painter.backbone, prompts=prompts)
         figures: Mapping[str, Any] = {}

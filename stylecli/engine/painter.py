@@ -89,7 +89,13 @@ class Painter:
         words = StyleWords(session, allow_download=allow_download)
         self.looks = Looks(self.backbone.tokenizer, words, self.context.reporter)
         self.sources = Sources(self.recipe.device, self.context)
-        self.wardrobe = Wardrobe(self.backbone, self.recipe, self.context)
+        self.wardrobe = Wardrobe(
+            self.backbone,
+            self.recipe,
+            self.context,
+            folder=session.folder,
+            allow_download=allow_download,
+        )
 
     def step_down(self) -> str | None:
         return self.sources.leave_device() or self.session.step_down()

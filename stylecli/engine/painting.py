@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from stylecli.artifacts import images
 from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine import method
+from stylecli.engine.i2l import neutral
 from stylecli.engine.plan import Input
 from stylecli.engine.training import lora
 from stylecli.errors import ImageError, InputError, UsageError, WeightsError
@@ -21,6 +22,8 @@ from stylecli.recipe import timeline
 from stylecli.recipe.schema import Entry, Recipe, Sampling
 
 CONTENT_FIELD = "{content}"
+# Of sampling.negative_lora, what names no file; nothing is neutral where there is a predictor.
+NEUTRAL, SAME, NONE = "neutral", "same", "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class Part:
     weight: float
     caption: Input | None = None
 
+    def asks(self) -> list[Any]:
+        """What it asks for: files by their digests, and its strength."""
+        return [self.look.sha256, self.caption.sha256 if self.caption else None, self.weight]
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -43,12 +50,14 @@ class Stretch:
 
     Attributes:
         prompt: None is the area's, or the LoRAs' own.
+        negative: What the negative prompt is seen under; None is the same LoRAs.
     """
 
     start: int
     stop: int
     parts: tuple[Part, ...]
     prompt: str | None = None
+    negative: tuple[Part, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -64,10 +73,10 @@ class Stretch:
 
     def asks(self) -> list[Any]:
         """What it asks for, whenever: LoRAs by their digests, weights and words."""
-        parts = [
-            [p.look.sha256, p.caption.sha256 if p.caption else None, p.weight] for p in self.parts
-        ]
-        return [parts, self.prompt]
+        asked = [[part.asks() for part in self.parts], self.prompt]
+        if self.negative is None:
+            return asked
+        return [*asked, [part.asks() for part in self.negative]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +130,9 @@ class Painting:
         for area in self.areas:
             for stretch in area.stretches:
                 yield from stretch.parts
+        for area in self.areas:
+            for stretch in area.stretches:
+                yield from stretch.negative or ()
         yield from self.accelerators
 
     @property
@@ -128,6 +140,11 @@ class Painting:
         """What works beside every look: one LoRA, or none."""
         found = (area.accelerator for area in self.areas)
         return list(dict.fromkeys(part for part in found if part is not None))
+
+    @property
+    def is_asymmetric(self) -> bool:
+        """Whether a negative prompt is seen under other LoRAs."""
+        return any(s.negative is not None for area in self.areas for s in area.stretches)
 
     @property
     def has_masks(self) -> bool:
@@ -141,7 +158,13 @@ class Painting:
     def inputs(self) -> list[Input]:
         """The files it takes, each once."""
         files = [
-            *(item for part in self.parts for item in (part.look, part.caption) if item),
+            *(
+                item
+                for part in self.parts
+                for item in (part.look, part.caption)
+                # A neutral LoRA follows from the header of another one.
+                if item and item.role != "neutral"
+            ),
             *(area.mask for area in self.areas if isinstance(area.mask, Input)),
         ]
         return list(dict.fromkeys(files))
@@ -162,7 +185,8 @@ def in_one_look(look: Sequence[Input], sampling: Sampling) -> Painting:
         return Painting((Area(stretches=(Stretch(0, 1, (Part(look[0], 1.0),)),)),))
     caption = look[1] if len(look) > 1 else None
     parts = tuple(Part(first, sampling.weight, caption) for first in look[:1])
-    return Painting((_area(sampling, (Stretch(0, sampling.steps, parts),)),))
+    area = _area(sampling, (Stretch(0, sampling.steps, parts),))
+    return Painting((_compared(area, sampling),))
 
 
 def over_time(schedule: Sequence[Entry], sampling: Sampling) -> Painting:
@@ -171,7 +195,7 @@ def over_time(schedule: Sequence[Entry], sampling: Sampling) -> Painting:
     Raises:
         InputError: A LoRA or style picture that does not exist.
     """
-    return Painting((_area(sampling, stretches(schedule, sampling)),))
+    return Painting((_compared(_area(sampling, stretches(schedule, sampling)), sampling),))
 
 
 def of_regions(recipe: Recipe, content: Path | None) -> Painting:
@@ -190,15 +214,14 @@ def of_regions(recipe: Recipe, content: Path | None) -> Painting:
     areas = []
     for region in sampling.regions:
         area = _area(sampling, stretches(region.schedule, sampling))
-        areas.append(
-            replace(
-                area,
-                mask=_mask(region.mask, content),
-                prompt=area.prompt if region.prompt is None else region.prompt,
-                negative=area.negative if region.negative is None else region.negative,
-                guidance=area.guidance if region.guidance is None else region.guidance,
-            )
+        area = replace(
+            area,
+            mask=_mask(region.mask, content),
+            prompt=area.prompt if region.prompt is None else region.prompt,
+            negative=area.negative if region.negative is None else region.negative,
+            guidance=area.guidance if region.guidance is None else region.guidance,
         )
+        areas.append(_compared(area, sampling))
     return Painting(tuple(areas))
 
 
@@ -303,13 +326,49 @@ def _area(sampling: Sampling, stretches: tuple[Stretch, ...]) -> Area:
 def _accelerator(sampling: Sampling) -> Part | None:
     if sampling.accelerator is None:
         return None
-    path = Path(sampling.accelerator).expanduser()
-    try:
-        existing_lora(path)
-    except (InputError, WeightsError) as error:
-        fix = "name a LoRA file, such as an LCM or Hyper-SD one, or null"
-        raise type(error)(f"sampling.accelerator: {error.what}", fix=fix) from error
+    fix = "name a LoRA file, such as an LCM or Hyper-SD one, or null"
+    path = _lora_of("accelerator", sampling.accelerator, fix)
     return Part(Input.of("accelerator", path), sampling.accelerator_weight)
+
+
+def _lora_of(key: str, name: str, fix: str) -> Path:
+    """A LoRA that a setting names."""
+    try:
+        return existing_lora(Path(name).expanduser())
+    except (InputError, WeightsError) as error:
+        raise type(error)(f"sampling.{key}: {error.what}", fix=fix) from error
+
+
+def _compared(area: Area, sampling: Sampling) -> Area:
+    """The same with what its negative prompt is seen under, where guidance asks for that."""
+    if area.guidance == 1 or sampling.negative_lora == SAME:
+        return area
+    changed = (replace(one, negative=_negative(one, sampling)) for one in area.stretches)
+    return replace(area, stretches=tuple(changed))
+
+
+def _negative(stretch: Stretch, sampling: Sampling) -> tuple[Part, ...] | None:
+    named = sampling.negative_lora
+    if not stretch.parts:
+        return None  # the base model on both sides
+    if named in (None, NEUTRAL):
+        found = tuple(_neutral(part, is_needed=named == NEUTRAL) for part in stretch.parts)
+        return None if found == stretch.parts else found
+    if named == NONE:
+        return ()
+    path = _lora_of("negative_lora", str(named), "name a LoRA file, or neutral, same or none")
+    return (Part(Input.of("negative", path), sampling.weight),)
+
+
+def _neutral(part: Part, *, is_needed: bool) -> Part:
+    """What the predictor of a LoRA makes of grey pictures; the LoRA where that is not to be had.
+
+    Raises:
+        WeightsError: It is needed, and the predictor is not on this machine.
+        UsageError: It is needed, and no predictor made the LoRA.
+    """
+    found = neutral.of(part.look, is_needed=is_needed)
+    return part if found is None else Part(found.look, part.weight * found.scale)
 
 
 def _mask(name: str, content: Path | None) -> Input | str:

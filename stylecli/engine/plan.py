@@ -16,7 +16,20 @@ from stylecli.engine import collisions
 from stylecli.errors import InputError, UsageError
 from stylecli.tensors.seeds import derive
 
-Role = Literal["content", "style", "caption", "lora", "accelerator", "mask", "prompt", "report"]
+Role = Literal[
+    "content",
+    "style",
+    "caption",
+    "lora",
+    "accelerator",
+    "negative",
+    "neutral",
+    "predictor",
+    "dataset",
+    "mask",
+    "prompt",
+    "report",
+]
 # Raised when a change of ours makes other pictures from the same inputs.
 METHOD_VERSION = 2
 MAX_NAME = 80
@@ -184,7 +197,9 @@ def build(
         digests = [[item.role, item.sha256] for item in one.inputs]
         own = {} if one.settings is None else {"settings": one.settings}
         key = key_of({"inputs": digests, **own, **one.decisive})
-        job = Job(key, command, tuple(one.inputs), output, derive(seed, digests), strip=strip)
+        # The same noise whatever it is guided away from, so that pictures can be compared.
+        drawn_from = [digest for digest in digests if digest[0] != "negative"]
+        job = Job(key, command, tuple(one.inputs), output, derive(seed, drawn_from), strip=strip)
         if one.output is not None:
             job = replace(job, output=one.output)
         elif not is_file:

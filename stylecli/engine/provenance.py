@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from stylecli import __version__
 from stylecli.artifacts import cache
 from stylecli.backbone.lora import PEFT_WEIGHTS
-from stylecli.backbone.model import Backbone
 from stylecli.engine.plan import Input, Job
 from stylecli.errors import StyleError
 from stylecli.masks.hub import shown
@@ -52,7 +53,7 @@ def recorded(
         device: The settings that were in force, which may be lower than the recipe's.
         include: What the command reads; default: all that makers of pictures from LoRAs do.
     """
-    exclude = {"evaluate", *OF_GALLERY} if include is None else None
+    exclude = {"evaluate", "i2l", *OF_GALLERY} if include is None else None
     sections = recipe.model_dump(include=include and dict(include), exclude=exclude)
     sections["device"] = device.model_dump() | {"batch": rows}
     # Neither changes what is made; only where rows have LoRAs of their own, looks do its last bits.
@@ -60,8 +61,31 @@ def recorded(
     return sections
 
 
+class Used(Protocol):
+    """A model that made a file, as far as the file tells of it: a `Backbone`, or a `Model`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What files tell of a model, where nobody loads it."""
+
+    name: str
+    fingerprint: str
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+
 def provenance(
-    job: Job, recipe: Mapping[str, Any], backbone: Backbone, **facts: object
+    job: Job, recipe: Mapping[str, Any], backbone: Used, **facts: object
 ) -> dict[str, Any] | None:
     """What a file says about itself. No folder, no user name, no time: equal runs, equal bytes.
 
@@ -131,8 +155,9 @@ def _without_places(sampling: Mapping[str, Any]) -> dict[str, Any]:
         ]
 
     shown_ = dict(sampling)
-    if sampling.get("accelerator"):
-        shown_["accelerator"] = Path(sampling["accelerator"]).name
+    for key in ("accelerator", "negative_lora"):
+        if sampling.get(key):
+            shown_[key] = Path(sampling[key]).name
     if "schedule" in sampling:
         shown_["schedule"] = entries(sampling["schedule"])
     if "regions" in sampling:
@@ -148,17 +173,9 @@ def _mask_name(mask: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import diffusers
-    import peft
-    import transformers
-
-    return {
-        "stylecli": __version__,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }
+    # Not by importing them: a LoRA that is predicted needs none of them, and they take seconds.
+    libraries = {name: version(name) for name in ("diffusers", "transformers", "peft")}
+    return {"stylecli": __version__, "torch": torch.__version__, **libraries}
 
 
 def named(item: Input) -> dict[str, str]:

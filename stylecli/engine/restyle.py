@@ -197,6 +197,8 @@ def prepare(
         )
     for one in recipes:
         asking.refuse_wordless(one, roles)
+    for doubt in asking.doubts((task.painting for task in tasks), recipe.sampling):
+        reporter.warn(doubt)
     session = Session.open(recipe, reporter, allow_download=allow_download)
     for one in recipes:
         session.check_steps(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 
-from stylecli.backbone import registry
+from stylecli.backbone import denoisers, registry
+from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone, fingerprint, load
 from stylecli.backbone.schedule import NoiseSchedule
-from stylecli.backbone.tuning import tune
+from stylecli.backbone.tuning import USUAL, tune
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.errors import RecipeError
+from stylecli.errors import RecipeError, UsageError
 from stylecli.methods.stylegallery.visits import visits
 from stylecli.recipe.schema import Device, Recipe
 from stylecli.recipe.strict import AttentionLayers
 
 STEPS = ("rows", "tiles", "parts", "blocks")
+# Settings that change nothing of how transformers are loaded.
+FOR_UNETS = ("max_rows", "compile", "tiling", "offload")
 
 
 @dataclass(eq=False)
@@ -43,16 +46,31 @@ class Session:
         self.device = self.recipe.device
 
     @classmethod
-    def open(cls, recipe: Recipe, reporter: Reporter, *, allow_download: bool = False) -> Session:
+    def open(
+        cls,
+        recipe: Recipe,
+        reporter: Reporter,
+        *,
+        allow_download: bool = False,
+        kinds: Sequence[registry.Kind] = ("unet",),
+    ) -> Session:
         """Resolve the device and find the weights, without loading them.
 
+        Args:
+            recipe: Names the backbone and the device.
+            reporter: Told what people should know.
+            allow_download: Fetch what is missing.
+            kinds: Of models that the command can use.
+
         Raises:
-            UsageError: No such device, or it cannot compute in that type.
+            UsageError: No such device, it cannot compute in that type, or the command cannot use
+                this kind of model.
             InputError: No such backbone.
             WeightsError: The weights are not on this machine.
         """
         context = resolve(recipe.device, reporter)
         source = registry.find(recipe.backbone.id)
+        registry.require(source, kinds)
         folder = registry.snapshot(
             source, revision=recipe.backbone.revision, allow_download=allow_download
         )
@@ -147,6 +165,30 @@ class Session:
         if self.device.offload != "none" and self.context.device.type != "cuda":
             self.context.reporter.warn("device.offload is for GPUs; nothing waits elsewhere here")
         return loaded
+
+    @cached_property
+    def denoiser(self) -> denoisers.Denoiser:
+        """The loaded model as i2L asks it; of UNets it is `backbone`, of others all that is loaded.
+
+        Raises:
+            WeightsError: Damaged or incomplete.
+            UsageError: A setting that this kind of model has no use for.
+        """
+        if self.source.kind == "unet":
+            return StableDiffusion(self.backbone)
+        for name in FOR_UNETS:
+            if getattr(self.device, name) != getattr(USUAL, name):
+                raise UsageError(
+                    f"device.{name} is for UNets, and {self.source.name} is a transformer",
+                    fix=f"leave device.{name} out",
+                )
+        return denoisers.open(
+            self.source,
+            self.folder,
+            device=self.context.device,
+            dtype=self.context.dtype,
+            variant=self.recipe.backbone.variant,
+        )
 
     def step_down(self, among: Collection[str] = STEPS) -> str | None:
         """Lower the settings in force once more, and say how; None when nothing is left.

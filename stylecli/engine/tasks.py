@@ -69,7 +69,10 @@ def in_order(tasks: Sequence[Task], device: Device) -> list[Task]:
 def side_by_side(tasks: Sequence[Task], device: Device) -> int:
     """How many looks of one content are painted together."""
     of_content = Counter(task.content for task in tasks if is_shared(task))
-    most = min(device.looks, MAX_COPIES) if device.adapters == "fused" else device.looks
+    most = device.looks
+    if device.adapters == "fused":
+        sides = 2 if any(task.painting.is_asymmetric for task in tasks) else 1
+        most = min(most, MAX_COPIES // sides)
     return min(most, max(of_content.values(), default=1))
 
 

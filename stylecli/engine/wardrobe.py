@@ -11,6 +11,7 @@ from stylecli.backbone import row_loras
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import RunContext
+from stylecli.engine.i2l import neutral
 from stylecli.engine.painting import Part
 from stylecli.engine.plan import Input, Job
 from stylecli.engine.training import lora
@@ -25,11 +26,30 @@ MAX_LOADED = 8
 class Wardrobe:
     """The LoRAs of one model; style pictures become one when they are first asked for."""
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, context: RunContext) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        context: RunContext,
+        *,
+        folder: Path | None = None,
+        allow_download: bool = False,
+    ) -> None:
+        """Take a model on.
+
+        Args:
+            backbone: The model.
+            recipe: How styles are learned.
+            context: Where, and who is told.
+            folder: Of the model, of which some encoders are a part.
+            allow_download: Fetch the encoder that a neutral LoRA takes.
+        """
         self.adapters = Adapters(backbone.unet, fused=recipe.device.adapters == "fused")
         self._backbone = backbone
         self._recipe = recipe
         self._context = context
+        self._folder = folder
+        self._allow_download = allow_download
         self._loaded: dict[str, lora_files.LoraFile] = {}
 
     @staticmethod
@@ -74,16 +94,28 @@ class Wardrobe:
             del self._loaded[oldest]
 
     def _read(self, look: Input) -> lora_files.LoraFile:
-        if look.role != "style":
+        if look.role not in ("style", "neutral"):
             return lora_files.read(look.path, self._backbone.unet)
-        path = self._learn(look)
+        path = self._made(look)
         try:
             return lora_files.read(path, self._backbone.unet)
         except WeightsError:
             # Nobody but us made that file, so nobody else can mend it.
             self._context.reporter.warn(f"the cached LoRA of {look.path.name} is damaged")
             path.unlink(missing_ok=True)
-            return lora_files.read(self._learn(look), self._backbone.unet)
+            return lora_files.read(self._made(look), self._backbone.unet)
+
+    def _made(self, look: Input) -> Path:
+        """A LoRA that no file of the user's holds: of a style picture, or a neutral one."""
+        if look.role == "style":
+            return self._learn(look)
+        return neutral.file_of(
+            look,
+            self._recipe.i2l.encoder,
+            self._context,
+            backbone=self._folder,
+            allow_download=self._allow_download,
+        )
 
     def _learn(self, look: Input) -> Path:
         """The LoRA of a style picture: from the cache, or fitted now."""

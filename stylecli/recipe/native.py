@@ -10,6 +10,11 @@ from typing import Any
 from stylecli.recipe.schema import MIN_CROP_PX, Lora
 from stylecli.recipe.source import Path as Key
 
+# Of transformers, by what says which one it is: in `model_index.json`, or `config.json` alone.
+_SIDES = {"ZImagePipeline": 1024, "Flux2KleinPipeline": 1024, "qwen3_vl": 2048}
+_NAMES = (("model_index.json", "_class_name"), ("config.json", "model_type"))
+_GUIDANCE = 4.0
+
 
 def size_px(folder: Path) -> int | None:
     """Side of the pictures a diffusers folder was trained on; None when it does not say."""
@@ -25,8 +30,20 @@ def size_px(folder: Path) -> int | None:
     return side if isinstance(side, int) and side > 0 else None
 
 
+def _transformer_px(folder: Path) -> int | None:
+    for file, key in _NAMES:
+        try:
+            return _SIDES.get(json.loads((folder / file).read_text(encoding="utf-8"))[key])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def defaults(folder: Path) -> Iterator[tuple[Key, Any]]:
-    """Settings whose built-in defaults suit only models of 512 px."""
+    """Settings whose built-in defaults suit only UNets, and of these only models of 512 px."""
+    if (px := _transformer_px(folder)) is not None:
+        yield ("sampling", "size"), px
+        yield ("sampling", "guidance"), _GUIDANCE
     side = size_px(folder)
     if side is not None:
         yield ("sampling", "size"), side

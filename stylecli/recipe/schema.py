@@ -16,6 +16,7 @@ from stylecli.recipe import timeline
 from stylecli.recipe.baselines import Distill, StyleId
 from stylecli.recipe.finding import Masks, Words
 from stylecli.recipe.gallery import Dfcc, Gallery, Matching
+from stylecli.recipe.i2l import I2L
 from stylecli.recipe.scoring import Evaluate
 from stylecli.recipe.strict import Count, Levels, Pixels, Positive, Strict, Timestep, Unit, Weight
 
@@ -230,6 +231,12 @@ class Sampling(Strict):
     )
     negative: str = Field("", description="Negative prompt.")
     weight: Weight = Field(1.0, description="Strength of the LoRA.")
+    negative_lora: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="What the negative prompt is seen under (i2L eq. 9): same, the look's LoRA; "
+        "neutral, what its predictor makes of grey pictures; none, the base model; or a LoRA. "
+        "Default: neutral where a predictor that is here made the LoRA, else same.",
+    )
     accelerator: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="A LoRA for few steps (LCM, Hyper-SD), at work beside every look; contents are "
@@ -337,6 +344,7 @@ class Recipe(Strict):
     dfcc: Dfcc = Dfcc()
     matching: Matching = Matching()
     gallery: Gallery = Gallery()
+    i2l: I2L = I2L()
     masks: Masks = Masks()
     words: Words = Words()
     evaluate: Evaluate = Evaluate()

@@ -305,6 +305,19 @@ def test_safetensors_that_are_no_lora(
     assert caught.value.fix
 
 
+def test_numbers_that_did_not_arrive_are_found(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """Layers may be there with other numbers: names alone would not tell."""
+    backbone = tiny.backbone(folder())
+    file = read(as_diffusers(tmp_path / "x.safetensors", tensors), backbone.unet)
+    Adapters(backbone.unet).add("a", file)
+    lora_files.check_matches(backbone.unet, "a", file)
+    state = {key: value.clone() for key, value in file.state.items()}
+    next(iter(state.values())).view(-1)[3] += 1e-4
+    meant = LoraFile(state, file.network_alphas, file.metadata, file.header)
+    with pytest.raises(UsageError, match=f"fits {len(state) - 1} of the {len(state)} tensors"):
+        lora_files.check_matches(backbone.unet, "a", meant)
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_lora_of_another_backbone(tmp_path: Path, write: Writer) -> None:
     """Wider text, so half of the layers have other shapes; the model is left as it was."""

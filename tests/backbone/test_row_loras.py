@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
@@ -166,6 +167,37 @@ def test_gradients_of_a_row_reach_its_own_factors_alone(
     assert not gradient([0, 1], [1, None])[0].any()
 
 
+class Pair(nn.Module):
+    """Two layers, of which a checkpoint has one."""
+
+    def __init__(self, *, reentrant: bool, is_first: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.requires_grad_(False)
+        self._reentrant, self._is_first = reentrant, is_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._is_first:
+            return self.b(checkpoint(self.a, x, use_reentrant=self._reentrant)).relu()
+        return checkpoint(self.b, self.a(x).relu(), use_reentrant=self._reentrant)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_reentrant_checkpoint_around_a_learning_lora_is_an_error(is_first: bool) -> None:
+    """Computed first without gradients, it would leave factors without them and say nothing."""
+    factors = Factors.stacked([{path: (torch.ones(1, 3), torch.ones(3, 1)) for path in "ab"}])
+    factors.packed.requires_grad_(True)
+    x = torch.ones(1, 3, requires_grad=True)
+    model = Pair(reentrant=False, is_first=is_first)
+    with applied(model, factors, [0]):
+        model(x).sum().backward()
+    assert factors.packed.grad is not None
+    model = Pair(reentrant=True, is_first=is_first)
+    # The layer may be one that sees LoRAs without gradients before, or after, others with them.
+    with pytest.raises(RuntimeError, match="must not be reentrant"), applied(model, factors, [0]):
+        model(x).sum().backward()
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_is_what_it_is_with_peft(fresh: Backbone, autocast: bool) -> None:
     fresh.unet.to(torch.bfloat16)
@@ -228,6 +260,18 @@ def test_layers_that_rows_cannot_share_are_named(fresh: Backbone) -> None:
         pairs(half)
 
 
+def test_only_of_a_unet_passes_are_advised() -> None:
+    """No transformer is drawn with in passes."""
+    factors = Factors.stacked([{"layers.0.to_q": (torch.ones(1, 3), torch.ones(3, 1))}])
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"to_q": nn.Linear(4, 3)})])})
+    entering = applied(model, factors, [0])
+    with pytest.raises(UsageError, match=r"layers\.0\.to_q .* of this model") as caught, entering:
+        pytest.fail("the block was entered")
+    with pytest.raises(UsageError) as named:
+        pairs({"layers.0.to_q.lora_A.weight": torch.ones(1, 3)})
+    assert "passes" not in caught.value.fix + named.value.fix
+
+
 def test_factors_of_another_model_are_refused(fresh: Backbone) -> None:
     tensors = lora(fresh.unet)
     wrong = {key.replace("attentions.0", "attentions.9"): value for key, value in tensors.items()}
@@ -237,8 +281,10 @@ def test_factors_of_another_model_are_refused(fresh: Backbone) -> None:
     }
     for foreign in (wrong, wide):
         factors = Factors.stacked([pairs(foreign)])
-        with pytest.raises(UsageError, match="linear layer"), applied(fresh.unet, factors, [0]):
+        entering = applied(fresh.unet, factors, [0])
+        with pytest.raises(UsageError, match="linear layer") as advised, entering:
             pytest.fail("the block was entered")
+        assert advised.value.fix == "--set device.adapters=passes"
     assert not any(module._forward_hooks for module in fresh.unet.modules())
     with pytest.raises(UsageError, match="linear layer"):
         Factors.stacked([pairs(tensors), pairs(wide)])

@@ -17,9 +17,10 @@ from typer.main import get_command
 
 from stylecli import __version__, errors
 from stylecli.cli import bundles
-from stylecli.cli.app import COMMANDS, app, main
+from stylecli.cli.app import COMMANDS, PIPE_CLOSED, app, main
 from stylecli.cli.console import console
 from stylecli.errors import StyleError
+from tests.cli.conftest import start
 from tests.conftest import ROOT, Style
 
 TREE = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, StyleError)]
@@ -33,6 +34,7 @@ STATUS = {
     "item": 3,
     "image": 3,
     "disk_full": 3,
+    "foreign_predictor": 2,
     "output_differs": 3,
     "weights": 4,
     "locked": 5,
@@ -303,3 +305,12 @@ def test_main_takes_its_arguments_from_the_shell(
     monkeypatch.setattr(sys, "argv", ["style", "--version"])
     assert main() == 0
     assert capsys.readouterr().out.startswith("style ")
+
+
+def test_whoever_has_read_enough_of_a_help_page_hears_no_more() -> None:
+    with start("transfer", "--help") as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == PIPE_CLOSED

@@ -34,7 +34,12 @@ def test_recipes_show_resolved_tells_where_each_value_came_from(
     monkeypatch.setenv("STYLE_LORA__RANK", "8")
     arguments = ("recipes", "show", "pocket-cpu", "--resolved", "--set", "sampling.guidance=7")
     lines = style(*arguments).out.splitlines()
-    shown = {line.split(":")[0].strip(): line.partition("# ")[2] for line in lines if "#" in line}
+    # Sections within a section have keys of these names too.
+    shown = {
+        line.split(":")[0].strip(): line.partition("# ")[2]
+        for line in lines
+        if "#" in line and not line.startswith("    ")
+    }
     assert shown["rank"] == "environment STYLE_LORA__RANK"
     assert shown["guidance"] == "--set"
     assert shown["crop_px"].startswith("recipe pocket-cpu.yaml:")

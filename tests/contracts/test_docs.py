@@ -56,3 +56,8 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:", "mailto:")):
                 assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
+
+
+def test_the_figures_of_predicted_loras_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs/images/i2l.md").read_text(encoding="utf-8").strip()
+    assert measured in (ROOT / "docs/methods/i2l.md").read_text(encoding="utf-8")

@@ -53,7 +53,10 @@ def test_every_field_that_shapes_a_picture_counts() -> None:
     worded = Recipe(sampling=Sampling(prompt_from_style=True))
     assert set(asking.decisive(worded, with_masks=False)) - set(with_masks) == {"words"}
     left_out = {
-        "sampling": {"method", "accelerator", "schedule", "regions", "width", "height"},
+        "sampling": {
+            *("method", "accelerator", "negative_lora", "schedule", "regions"),
+            *("width", "height"),
+        },
         "injection": {"preset"},
         "masks": {"backend", "model", "segmenter"},
     }

@@ -12,8 +12,9 @@ from stylecli.engine.context import RunContext
 from stylecli.engine.runs import local
 from stylecli.engine.runs.making import OneByOne
 from stylecli.engine.session import Session
+from stylecli.errors import UsageError
 from stylecli.recipe.schema import Backbone, Device, Recipe
-from tests import tiny
+from tests import tiny, tiny_flow
 from tests.engine.jobs import Listener, jobs
 from tests.small import folder
 
@@ -35,6 +36,34 @@ def test_a_cpu_has_two_steps_and_the_model_follows() -> None:
     assert opened.backbone.tuned == {"max_rows": 1, "tiling": True}
     assert opened.step_down() is None
     assert opened.recipe.device == Device()
+
+
+def test_of_a_unet_i2l_sees_the_very_model_that_others_see() -> None:
+    opened = session(Device(max_rows=1))
+    assert opened.denoiser.model is opened.backbone.unet
+    assert opened.backbone.tuned == {"max_rows": 1}
+
+
+def test_a_transformer_is_opened_for_those_who_ask_for_its_kind(tmp_path: Path) -> None:
+    local = tiny_flow.save_folder("z-image", tmp_path / "local")
+    recipe = Recipe(backbone=Backbone(id=str(local)), device=Device(name="cpu"))
+    with pytest.raises(UsageError, match="is a transformer"):
+        Session.open(recipe, Listener())
+    opened = Session.open(recipe, Listener(), kinds=("unet", "z-image"))
+    assert opened.denoiser.kind == "z-image"
+
+
+@pytest.mark.parametrize(
+    "device", [Device(max_rows=1), Device(tiling=True), Device(offload="parts")], ids=str
+)
+def test_a_transformer_refuses_settings_that_would_do_nothing(
+    device: Device, tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}')
+    recipe = Recipe(backbone=Backbone(id=str(tmp_path)), device=device)
+    opened = Session.open(recipe, Listener(), kinds=("z-image",))
+    with pytest.raises(UsageError, match=r"device\.(max_rows|tiling|offload) is for UNets"):
+        _ = opened.denoiser
 
 
 def test_what_is_on_already_is_no_step() -> None:

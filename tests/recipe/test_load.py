@@ -185,8 +185,10 @@ def test_thresholds_beyond_the_steps_are_refused_with_the_allowed_range(tmp_path
 
 @pytest.mark.parametrize("key", [dotted(key) for key in words.leaves()])
 def test_every_key_says_what_it_accepts(key: str, tmp_path: Path) -> None:
-    section, _, name = key.rpartition(".")
-    text = f"{section}: {{{name}: [[]]}}" if section else f"{name}: [[]]"
+    *sections, name = key.split(".")
+    text = f"{name}: [[]]"
+    for section in reversed(sections):
+        text = f"{section}: {{{text}}}"
     (fault,) = faults(written(tmp_path, text))
     assert f":1  {key}  must be {accepts(key)}, not [[]]" in fault or f"{key}[0]" in fault
 
@@ -269,7 +271,7 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
-    assert len(files) == 9
+    assert len(files) == 12
     assert sorted(shipped().values()) == files
     for name in shipped():
         load(name)
@@ -278,7 +280,7 @@ def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     first, second, *_ = shipped()[name].read_text(encoding="utf-8").splitlines()
-    assert first.startswith(("# style transfer ", "# style gallery "))
+    assert first.startswith(("# style transfer ", "# style gallery ", "# style i2l-train "))
     named = re.search(r"--recipe (\S+)", first)
     assert (named[1] if named else load().name) == name
     assert second == "# yaml-language-server: $schema=../docs/recipe.schema.json"

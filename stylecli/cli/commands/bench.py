@@ -111,7 +111,7 @@ def bench_glyphs(
             help="Who answers.",
             rich_help_panel=QUESTIONS,
         ),
-    ] = "diffstyler,styleid,attn-distill,gallery",
+    ] = "diffstyler,i2l,styleid,attn-distill,gallery",
     recipe: RecipeOpt = None,
     overrides: SetOpt = None,
     backbone: BackboneOpt = None,

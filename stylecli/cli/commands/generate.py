@@ -17,6 +17,7 @@ from stylecli.cli.options import (
     BatchOpt,
     FitOpt,
     GuidanceOpt,
+    NegativeLoraOpt,
     RegionOpt,
     ScheduleOpt,
     StepsOpt,
@@ -92,6 +93,7 @@ def generate(
     prompts: PromptFileOpt = None,
     manifest: WordsOpt = None,
     guidance: GuidanceOpt = None,
+    negative_lora: NegativeLoraOpt = None,
     steps: StepsOpt = None,
     batch: BatchOpt = None,
     fit: FitOpt = None,
@@ -102,6 +104,7 @@ def generate(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.negative_lora": negative_lora,
             "sampling.steps": steps,
             "device.batch": batch,
             "sampling.regions": region or None,

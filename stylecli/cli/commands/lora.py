@@ -14,7 +14,6 @@ from stylecli.cli.bundles import Outputs, Seeded
 from stylecli.cli.console import console
 from stylecli.cli.options import OUTPUT, SETTINGS, BatchOpt, FitOpt, examples, given, given_path
 from stylecli.cli.unattended import Running
-from stylecli.errors import ItemError, StyleError
 
 if TYPE_CHECKING:
     from stylecli.engine.context import Reporter
@@ -122,21 +121,4 @@ def train_lora(
 
     resolved = carrying.fitted(resolved, fit, running, prepared_for)
     prepare = partial(prepared_for, running.recipe(resolved), console)
-    with processes.joined(os.environ, shard=running.shard) as team:
-        if not team.leads:
-            console.set_mode(quiet=True, debug=console.debug)
-            status = lora_maker.follow(prepare, team)
-        else:
-            with team.same_fate():
-                prepared = prepare(team=team)
-            try:
-                carrying.carry_out(
-                    prepared, resolved, dry_run=running.dry_run, submission=submission
-                )
-            except StyleError as error:
-                team.dismiss(error.exit_status)
-                raise
-            status = ItemError.exit_status if console.counts["failed"] else 0
-            team.dismiss(status)
-    if not team.leads:
-        raise typer.Exit(status)
+    carrying.carry_out_together(prepare, lora_maker.follow, resolved, running, submission)

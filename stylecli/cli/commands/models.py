@@ -72,7 +72,10 @@ def models_pull(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
     folder = registry.snapshot(source, allow_download=True)
     verified = registry.verify(source, folder)
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    console.note(f"{size(held)}, {'hashes as recorded' if verified else 'no hashes are recorded'}")
+    is_recorded = bool(source.sha256 or source.folder)
+    known = "as recorded" if is_recorded else "as the hub names them, none recorded here"
+    hashes = f"hashes {known}" if verified else "no hashes are recorded"
+    console.note(f"{size(held)}, {hashes}")
     row = {"name": name, "kind": "backbone", "backbone": name}
     console.result({**row, "output": str(folder), "bytes": held})
 
@@ -93,7 +96,12 @@ def models_verify(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
     folder = registry.snapshot(source)
     verified = registry.verify(source, folder)
     if not verified:
-        raise WeightsError(f"no hashes are recorded for {name}", fix="reinstall the package")
+        raise WeightsError(
+            f"no hashes are recorded for {name}",
+            fix=f"style models pull {name} fetches files that are named by theirs"
+            if source.repositories
+            else "reinstall the package",
+        )
     for file, digest in verified.items():
         console.result({"file": file, "sha256": digest, "ok": True}, text=f"ok  {file}")
 

@@ -13,6 +13,7 @@ from stylecli.cli.options import (
     BatchOpt,
     FitOpt,
     GuidanceOpt,
+    NegativeLoraOpt,
     PromptOpt,
     RegionOpt,
     ScheduleOpt,
@@ -75,6 +76,7 @@ def mask_transfer(
     running: Running,
     region: RegionOpt = None,
     guidance: GuidanceOpt = None,
+    negative_lora: NegativeLoraOpt = None,
     steps: StepsOpt = None,
     batch: BatchOpt = None,
     fit: FitOpt = None,
@@ -88,6 +90,7 @@ def mask_transfer(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.negative_lora": negative_lora,
             "sampling.steps": steps,
             "device.batch": batch,
             "sampling.regions": region or None,
@@ -126,6 +129,7 @@ def switch(
     running: Running,
     schedule: ScheduleOpt = None,
     guidance: GuidanceOpt = None,
+    negative_lora: NegativeLoraOpt = None,
     steps: StepsOpt = None,
     batch: BatchOpt = None,
     fit: FitOpt = None,
@@ -136,6 +140,7 @@ def switch(
     resolved = settings.resolved(
         {
             "sampling.guidance": guidance,
+            "sampling.negative_lora": negative_lora,
             "sampling.steps": steps,
             "device.batch": batch,
             "sampling.prompt": prompt,

@@ -16,6 +16,7 @@ from stylecli.cli.options import (
     BatchOpt,
     FitOpt,
     GuidanceOpt,
+    NegativeLoraOpt,
     PromptOpt,
     StepsOpt,
     examples,
@@ -105,6 +106,7 @@ def transfer(
     lora: LoraOpt = None,
     method: MethodOpt = None,
     guidance: GuidanceOpt = None,
+    negative_lora: NegativeLoraOpt = None,
     steps: StepsOpt = None,
     batch: BatchOpt = None,
     fit: FitOpt = None,
@@ -119,6 +121,7 @@ def transfer(
         {
             "sampling.method": method,
             "sampling.guidance": guidance,
+            "sampling.negative_lora": negative_lora,
             "sampling.steps": steps,
             "device.batch": batch,
             "sampling.prompt": prompt,

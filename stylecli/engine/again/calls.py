@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,15 @@ from stylecli.engine.context import Reporter
 from stylecli.engine.gallery.maker import DUMP_SUFFIX
 from stylecli.engine.gallery.prepare import gallery
 from stylecli.engine.grids import Figure
+from stylecli.engine.i2l.predict import predict
+from stylecli.engine.i2l.references import References
 from stylecli.engine.plan import Input, Role
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.errors import InputError
 from stylecli.recipe.schema import Recipe
 
+# Commands that read a whole set of pictures, and take hours: what they made is not made again.
+NOT_AGAIN = frozenset({"i2l-data", "i2l-train"})
 # Pictures of the same words that one command line may ask for.
 MAX_COUNT = 10_000
 
@@ -190,6 +195,25 @@ def _train_lora(again: Call) -> Iterator[Prepared]:
     yield commands.train_lora(again.recipe, styles, again.destination, again.reporter)
 
 
+def _i2l_predict(again: Call) -> Iterator[Prepared]:
+    """The LoRA, also where it is the neutral one beside it that is to be made again."""
+    facts, pictures = again.facts, [str(path) for path in again.paths("style")]
+    places = iter(pictures)
+    styles = [[*itertools.islice(places, count)] for count in facts.groups] or [pictures]
+    output = again.output
+    if facts.neutral:
+        output = output.with_name(f"of-{output.name}")
+    yield predict(
+        again.recipe,
+        References(styles=styles, fuse=facts.fuse),
+        replace(again.destination, output=str(output)),
+        again.reporter,
+        predictor=again.paths("predictor")[0],
+        neutral_out=again.output if facts.neutral else None,
+        accept_unverified=True,
+    )
+
+
 def _masks(again: Call) -> Iterator[Prepared]:
     """One mask as the one file, all else as the folder of files that it is one of."""
     asked, facts = again.facts.asked, again.facts
@@ -217,5 +241,6 @@ COMMANDS: Mapping[str, Callable[[Call], Iterator[Prepared]]] = {
     "invert": _invert,
     "train-lora": _train_lora,
     "masks": _masks,
+    "i2l-predict": _i2l_predict,
     "gallery": _gallery,
 }

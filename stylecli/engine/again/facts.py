@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -50,6 +50,9 @@ class Facts(BaseModel):
     asked: Asked = Asked()
     every: bool = False
     region: dict[str, Any] | None = None
+    fuse: Literal["tokens", "delta", "factors"] = "tokens"
+    groups: list[int] = Field(default_factory=list)
+    neutral: bool = False
 
 
 @dataclass(frozen=True, slots=True)

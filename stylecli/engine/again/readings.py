@@ -16,6 +16,7 @@ from stylecli.backbone import registry
 from stylecli.engine.again.calls import COMMANDS, Call
 from stylecli.engine.again.facts import Facts, Staged, link
 from stylecli.engine.context import Reporter
+from stylecli.engine.painting import NEUTRAL, NONE, SAME
 from stylecli.engine.plan import SHEETS
 from stylecli.engine.provenance import NETWORKS, STYLE_FIELD
 from stylecli.engine.request import Prepared
@@ -149,6 +150,8 @@ def _slots(command: str, sections: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
             yield from ((part, "lora") for part in schedule[interval.entry]["loras"])
     if command in ACCELERATED and sampling["accelerator"] is not None:
         yield sampling, "accelerator"
+    if command in ACCELERATED and sampling["negative_lora"] not in (None, NEUTRAL, SAME, NONE):
+        yield sampling, "negative_lora"
     for region in regions:
         if not region["mask"].startswith(timeline.WORDS):
             yield region, "mask"
@@ -175,6 +178,8 @@ def _options(path: Path, key: object, name: str, staged: Sequence[Staged], stem:
     roles: set[object] = {"lora", "style", "mask"}
     if key in ("accelerator", "mask"):
         roles = {key}
+    elif key == "negative_lora":
+        roles = {"negative"}
     elif isinstance(key, int):
         roles = {"report"}
     wanted = name.replace("{content}", stem)

@@ -18,6 +18,7 @@ from stylecli.engine.again.facts import Facts
 from stylecli.engine.again.origins import Origins
 from stylecli.engine.again.readings import Machine
 from stylecli.engine.context import Reporter
+from stylecli.engine.i2l import finding
 from stylecli.engine.provenance import without_folders
 from stylecli.engine.request import Prepared
 from stylecli.errors import InputError, ItemError, UsageError
@@ -44,7 +45,8 @@ def locator_for(paths: Iterable[Path], places: Sequence[Path]) -> Locator:
         places: Where inputs may be, besides the folders of the files and the current one; these
             are left out where they hold so much that nobody would search them unasked.
     """
-    return Locator([*places, *near([*(_whole(path).parent for path in paths), Path.cwd()])])
+    searched = [*near([*(_whole(path).parent for path in paths), Path.cwd()]), *finding.folders()]
+    return Locator([*places, *searched])
 
 
 def rerun(
@@ -77,6 +79,11 @@ def rerun(
         raise InputError(
             f"{path} was written without metadata, and its journal holds no settings",
             fix="run the command that made it again; `style show` prints what is known",
+        )
+    if (command := origin.facts.get("command")) in calls.NOT_AGAIN:
+        raise InputError(
+            f"{path} was made by {command} from a whole set of pictures, and is not made again",
+            fix="run that command anew; `style show` prints its settings",
         )
     row = origins.row_of(path, str(origin.facts.get("key")))
     known = facts.read(path, origin.facts, row, calls.COMMANDS)

@@ -24,12 +24,16 @@ from stylecli.artifacts.glyphs import FAMILIES, Family, Icon
 from stylecli.engine import commands, restyle
 from stylecli.engine.context import Reporter
 from stylecli.engine.gallery import prepare
+from stylecli.engine.i2l import predict
+from stylecli.engine.i2l.references import References
 from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.errors import InputError, UsageError
 from stylecli.recipe.schema import Recipe
 
 FILL = 0.9
-PICTURES, LORAS, ITEMS = "pictures", "loras", "items.jsonl"
+PICTURES, LORAS, PREDICTED, ITEMS = "pictures", "loras", "predicted", "items.jsonl"
+# Answers by another algorithm than a LoRA's.
+OF_SAMPLING = ("styleid", "attn-distill")
 # Families of one designer: the closest that another hand comes to the target.
 SIBLINGS: Mapping[str, str] = {
     "emojione": "emojione-v1",
@@ -244,17 +248,34 @@ def diffstyler(
     recipe: Recipe, asked: Asked, found: Sequence[Question], reporter: Reporter
 ) -> Iterator[Prepared]:
     """A LoRA of each style, then transfers with them; what is yielded is run before the next."""
-    loras = {q.style_name: [asked.output / place for place in q.references()] for q in found}
-    for name, pictures in loras.items():
-        yield commands.train_lora(
+    for name, pictures in _pictures(asked, found).items():
+        yield commands.train_lora(recipe, pictures, _lora(asked, LORAS, name), reporter)
+    looks = [{"lora": f"{LORAS}/{q.style_name}.safetensors"} for q in found]
+    yield _transferred("diffstyler", recipe, asked, found, looks, reporter)
+
+
+def i2l(
+    recipe: Recipe, asked: Asked, found: Sequence[Question], reporter: Reporter
+) -> Iterator[Prepared]:
+    """The same with LoRAs that are predicted, and not learned."""
+    for name, pictures in _pictures(asked, found).items():
+        yield predict.predict(
             recipe,
-            [str(path) for path in pictures],
-            Destination(output=f"{asked.output / LORAS / name}.safetensors", wait=asked.wait),
+            References.of(pictures),
+            _lora(asked, PREDICTED, name),
             reporter,
         )
-    learned = {name: {"lora": f"{LORAS}/{name}.safetensors"} for name in loras}
-    looks = [learned[q.style_name] for q in found]
-    yield _transferred("diffstyler", recipe, asked, found, looks, reporter)
+    looks = [{"lora": f"{PREDICTED}/{q.style_name}.safetensors"} for q in found]
+    yield _transferred("i2l", recipe, asked, found, looks, reporter)
+
+
+def _pictures(asked: Asked, found: Sequence[Question]) -> dict[str, list[str]]:
+    """Of each style."""
+    return {q.style_name: [str(asked.output / place) for place in q.references()] for q in found}
+
+
+def _lora(asked: Asked, folder: str, name: str) -> Destination:
+    return Destination(output=f"{asked.output / folder / name}.safetensors", wait=asked.wait)
 
 
 def after_pictures(method: str) -> Answer:
@@ -304,7 +325,8 @@ def _transferred(
         for q, look in zip(found, looks, strict=True)
     )
     _write_rows(manifest, rows)
-    sampling = recipe.sampling.model_copy(update={"method": method})
+    own = method if method in OF_SAMPLING else "diffstyler"
+    sampling = recipe.sampling.model_copy(update={"method": own})
     return restyle.transfer(
         recipe.model_copy(update={"sampling": sampling}),
         Contents(manifest=manifest),
@@ -317,6 +339,7 @@ Answer = Callable[[Recipe, Asked, Sequence[Question], Reporter], Iterator[Prepar
 # Method -> how it answers; a new one is a row here.
 METHODS: Mapping[str, Answer] = {
     "diffstyler": diffstyler,
+    "i2l": i2l,
     "styleid": after_pictures("styleid"),
     "attn-distill": after_pictures("attn-distill"),
     "gallery": gallery,

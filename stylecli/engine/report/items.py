@@ -24,7 +24,10 @@ from stylecli.engine.report.thumbnails import Thumbnails
 # Figures of a row that are no figures of merit.
 PLAIN_DETAILS = ("height", "width")
 # What a page lists of the things that went in; a caption is part of its style.
-SHOWN_ROLES = ("content", "style", "lora", "accelerator", "mask", "prompt", "report")
+SHOWN_ROLES = (
+    *("content", "style", "lora", "accelerator", "negative", "predictor"),
+    *("mask", "prompt", "report"),
+)
 PICTURED_ROLES = ("content", "style", "mask")
 TRIGGER = "modelspec.trigger_phrase"
 

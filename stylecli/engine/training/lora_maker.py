@@ -14,6 +14,7 @@ from stylecli.backbone import lora as lora_files
 from stylecli.backbone.model import Backbone
 from stylecli.engine.contents import read_content
 from stylecli.engine.context import RunContext
+from stylecli.engine.lora_files import saving
 from stylecli.engine.plan import Job
 from stylecli.engine.provenance import provenance
 from stylecli.engine.request import Prepared
@@ -225,14 +226,9 @@ def _write(job: Job, made: Made, settings: Lora, seed: int, backbone: Backbone) 
         header = {key: value for key, value in fitted.header.items() if key in OF_LOADING}
     else:
         header = {**fitted.header, store.KEY: files.to_json(made_by)}
-    state = state_file(output)
-    if settings.format == "peft":
-        output.mkdir(parents=True, exist_ok=True)
-        config = json.dumps(dict(fitted.peft_config), indent=2, sort_keys=True).encode()
-        files.write_atomic(output / lora_files.PEFT_CONFIG, config)
-        output = output / lora_files.PEFT_WEIGHTS
-    store.save_tensors(output, fitted.tensors, header)
-    state.unlink(missing_ok=True)
+    config = fitted.peft_config if settings.format == "peft" else None
+    saving.save_tensors(output, fitted.tensors, header, config)
+    state_file(output).unlink(missing_ok=True)
     return figures
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,13 @@ from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, guided
 
 
+class Side(NamedTuple):
+    """One of the two that guidance compares: LoRAs and words."""
+
+    weights: Mapping[str, float]
+    prompt: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What a pass of the model is asked for.
@@ -26,18 +33,34 @@ class Look:
         prompt: Usually the caption the LoRA was trained with.
         negative: Negative prompt; unused at guidance 1.
         guidance: Classifier-free guidance scale; 1 is off.
+        negative_weights: What the negative prompt is seen under (i2L eq. 9); None is `weights`.
     """
 
     weights: Mapping[str, float]
     prompt: str
     negative: str = ""
     guidance: float = 1.0
+    negative_weights: Mapping[str, float] | None = None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """What its rows are seen under: both sides where their difference is amplified."""
+        own = Side(self.weights, self.prompt)
+        others = self.weights if self.negative_weights is None else self.negative_weights
+        negative = Side(others, self.negative)
+        return (negative, own) if self.guidance != 1 and negative != own else (own,)
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """What its rows are conditioned on: both prompts where their difference is amplified."""
-        is_guided = self.guidance != 1 and self.prompt != self.negative
-        return (self.negative, self.prompt) if is_guided else (self.prompt,)
+        """The words of its sides."""
+        return _prompts(self.sides)
+
+    @property
+    def passes(self) -> tuple[tuple[Side, ...], ...]:
+        """Its sides, those with the same LoRAs together."""
+        sides = self.sides
+        is_shared = all(side.weights == self.weights for side in sides)
+        return (sides,) if is_shared else tuple((side,) for side in sides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +115,8 @@ class Predictor:
         self._adapters = adapters
         self._slots: dict[tuple[tuple[str, float], ...], int] | None = None
         if in_rows:
-            weights = {_key(look): look.weights for look in looks if look.weights}
+            sides = [side for look in looks for side in look.sides]
+            weights = {_key(side.weights): side.weights for side in sides if side.weights}
             self._slots = {key: slot for slot, key in enumerate(weights)}
             stacked = [row_loras.loaded(backbone.unet, one) for one in weights.values()]
             self._factors = row_loras.Factors.stacked(stacked, device=backbone.device)
@@ -100,7 +124,8 @@ class Predictor:
         embeds = {prompt: backbone.encode_prompt([prompt]) for prompt in prompts}
         self._rows = {
             chosen: torch.cat([embeds[prompt].expand(batch, -1, -1) for prompt in chosen])
-            for chosen in {look.prompts for look in looks}
+            for look in looks
+            for chosen in {look.prompts, *(_prompts(sides) for sides in look.passes)}
         }
 
     def __call__(
@@ -131,20 +156,24 @@ class Predictor:
         step: Step,
         injected: Callable[[], AbstractContextManager[None]],
     ) -> Tensor:
-        rows = latents.repeat(len(look.prompts), 1, 1, 1)
-        with self._adapters.use(look.weights), injected():
-            output = self._backbone.predict(rows, step.timestep, self._rows[look.prompts])
-        return _guided(output, look)
+        outputs = []
+        for sides in look.passes:
+            rows = latents.repeat(len(sides), 1, 1, 1)
+            embeds = self._rows[_prompts(sides)]
+            with self._adapters.use(sides[0].weights), injected():
+                outputs.append(self._backbone.predict(rows, step.timestep, embeds))
+        return _guided(outputs, look)
 
     def _in_rows(
         self, asked: Sequence[Asked], step: Step, slots: Mapping[tuple[Any, ...], int]
     ) -> list[Tensor]:
-        rows = torch.cat([one.latents.repeat(len(one.look.prompts), 1, 1, 1) for one in asked])
+        rows = torch.cat([one.latents.repeat(len(one.look.sides), 1, 1, 1) for one in asked])
         embeds = torch.cat([self._rows[one.look.prompts] for one in asked])
         own = [
-            slots.get(_key(one.look))
+            slots.get(_key(side.weights))
             for one in asked
-            for _ in range(len(one.look.prompts) * len(one.latents))
+            for side in one.look.sides
+            for _ in range(len(one.latents))
         ]
         at_once = self._backbone.max_rows or len(rows)
         outputs = []
@@ -152,17 +181,22 @@ class Predictor:
             some = slice(first, first + at_once)
             with row_loras.applied(self._backbone.unet, self._factors, own[some]):
                 outputs.append(self._backbone.predict(rows[some], step.timestep, embeds[some]))
-        sizes = [len(one.look.prompts) * len(one.latents) for one in asked]
+        sizes = [len(one.look.sides) * len(one.latents) for one in asked]
         each = torch.cat(outputs).split(sizes)
-        return [_guided(output, one.look) for output, one in zip(each, asked, strict=True)]
+        return [_guided([output], one.look) for output, one in zip(each, asked, strict=True)]
 
 
-def _key(look: Look) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted(look.weights.items()))
+def _key(weights: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(weights.items()))
 
 
-def _guided(output: Float[Tensor, "rows c h w"], look: Look) -> Float[Tensor, "b c h w"]:
-    if len(look.prompts) == 1:
-        return output
-    uncond, cond = output.chunk(2)
+def _prompts(sides: Sequence[Side]) -> tuple[str, ...]:
+    return tuple(side.prompt for side in sides)
+
+
+def _guided(outputs: Sequence[Float[Tensor, "_ c h w"]], look: Look) -> Float[Tensor, "b c h w"]:
+    """The outputs of all rows, in one piece or in two, as one prediction a latent."""
+    if len(look.sides) == 1:
+        return outputs[0]
+    uncond, cond = outputs if len(outputs) == 2 else outputs[0].chunk(2)
     return guided(uncond, cond, look.guidance)

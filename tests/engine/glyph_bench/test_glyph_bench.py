@@ -128,7 +128,9 @@ def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
 @pytest.mark.parametrize("method", sorted(questions.METHODS))
 def test_every_method_is_asked_every_question_with_its_own_style(asked: Asked, method: str) -> None:
     found = built(replace(asked, references=2))
-    lora = asked.output / questions.LORAS / f"{found[0].style_name}.safetensors"
+    folders = {"diffstyler": questions.LORAS, "i2l": questions.PREDICTED}
+    folder = asked.output / folders.get(method, questions.LORAS)
+    lora = folder / f"{found[0].style_name}.safetensors"
     prepared = list(_asked_of(method, asked, found))
     learned = [one for one in prepared if one.plan.jobs[0].output.suffix == ".safetensors"]
     jobs = [job for one in prepared if one not in learned for job in one.plan.jobs]
@@ -136,11 +138,11 @@ def test_every_method_is_asked_every_question_with_its_own_style(asked: Asked, m
     by_output = {job.output.stem: job for job in jobs}
     for q in found:
         look = by_output[q.id].inputs[1]
-        if method == "diffstyler":
-            assert look.path.name == f"{q.style_name}.safetensors"
+        if method in folders:
+            assert look.path == folder / f"{q.style_name}.safetensors"
         else:
             assert look.path == asked.output / q.references()[0]
-    assert bool(learned) == (method == "diffstyler") == lora.exists()
+    assert bool(learned) == (method in folders) == lora.exists()
 
 
 def _asked_of(method: str, asked: Asked, found: list[Question]) -> Iterator[Prepared]:

@@ -1,0 +1,67 @@
+"""Frozen models that i2L learns on and draws with, of four kinds, behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from stylecli.backbone import model
+from stylecli.backbone.denoisers.base import Applied, Branch, Denoiser, Weighting
+from stylecli.backbone.denoisers.layer_sets import CONFIGS, layers_in, layers_of
+from stylecli.backbone.registry import Source
+
+__all__ = [
+    "CONFIGS",
+    "Applied",
+    "Branch",
+    "Denoiser",
+    "Weighting",
+    "layers_in",
+    "layers_of",
+    "open",
+]
+
+
+def open(  # noqa: A001 - always named with its module
+    source: Source,
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    fingerprint: str = "",
+    variant: str | None = None,
+) -> Denoiser:
+    """Load a model for i2L, frozen and strictly: no tensor is missing, unknown or misshapen.
+
+    Args:
+        source: Which; its kind decides what is loaded.
+        folder: From `stylecli.backbone.registry.snapshot`.
+        device: Where it computes.
+        dtype: Of the UNet or transformer and of the text encoder; autoencoders are float32.
+        fingerprint: Of the folder; kept by UNets.
+        variant: Weight file variant, such as fp16.
+
+    Raises:
+        WeightsError: Missing, damaged or of another model.
+    """
+    if source.kind == "z-image":
+        from stylecli.backbone.denoisers.z_image import ZImage
+
+        return ZImage.load(folder, device=device, dtype=dtype, variant=variant)
+    if source.kind == "flux2":
+        from stylecli.backbone.denoisers.flux2_klein import Flux2Klein
+
+        return Flux2Klein.load(folder, device=device, dtype=dtype, variant=variant)
+    if source.kind == "hidream":
+        from stylecli.backbone.denoisers.hidream_o1 import HiDreamO1
+
+        return HiDreamO1.load(folder, device=device, dtype=dtype)
+    from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
+
+    name = Path(source.name).name
+    return StableDiffusion(
+        model.load(
+            name, folder, fingerprint=fingerprint, device=device, dtype=dtype, variant=variant
+        )
+    )

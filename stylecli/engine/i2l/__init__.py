@@ -1,0 +1,1 @@
+"""i2L at work: data, training, prediction."""

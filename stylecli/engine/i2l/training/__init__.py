@@ -1,0 +1,1 @@
+"""How a predictor learns: what is drawn, a step, what is kept, how progress is seen."""

@@ -1,0 +1,1 @@
+"""LoRA files looked into, combined and converted, without any model."""

@@ -1,0 +1,1 @@
+"""i2L: a style LoRA from reference pictures in one forward pass (arXiv 2606.13809)."""

@@ -1,0 +1,1 @@
+"""What turns a reference into tokens; frozen, in eval mode, without gradients."""
