@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from string import ascii_lowercase
 
 import torch
 
@@ -35,8 +36,13 @@ def save_folder(
     channels: tuple[int, ...] = (16, 16, 32, 32),
     width: int = 32,
     seed: int = 0,
+    edits: bool = False,
 ) -> Path:
-    """A complete diffusers folder of a Stable Diffusion with decoder layers 0 to 11."""
+    """A complete diffusers folder of a Stable Diffusion with decoder layers 0 to 11.
+
+    Args:
+        edits: It sees a picture beside the noise, and reads whole instructions.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -44,6 +50,7 @@ def save_folder(
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=16,
+            in_channels=8 if edits else 4,
             block_out_channels=channels,
             layers_per_block=2,
             norm_num_groups=8,
@@ -62,7 +69,8 @@ def save_folder(
             mid_block_add_attention=False,
             scaling_factor=0.5,
         )
-        vocabulary = _tokenizer(folder / "tokenizer")
+        length = 77 if edits else 16
+        vocabulary = _tokenizer(folder / "tokenizer", length, ascii_lowercase if edits else "")
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocabulary,
@@ -70,7 +78,7 @@ def save_folder(
                 intermediate_size=2 * width,
                 num_hidden_layers=2,
                 num_attention_heads=4,
-                max_position_embeddings=16,
+                max_position_embeddings=length,
                 eos_token_id=1,
                 bos_token_id=0,
                 pad_token_id=1,
@@ -89,7 +97,9 @@ def save_folder(
         prediction_type=prediction_type,
     ).save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": "StableDiffusionInstructPix2PixPipeline"
+        if edits
+        else "StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
@@ -123,14 +133,14 @@ def randomise_lora(unet: torch.nn.Module, seed: int = 1, size: float = 0.3) -> N
             parameter.data.copy_(torch.randn(parameter.shape, generator=random) * size)
 
 
-def _tokenizer(folder: Path) -> int:
+def _tokenizer(folder: Path, length: int = 16, more: str = "") -> int:
     from transformers import CLIPTokenizer
 
-    letters = sorted(set("".join(WORDS)))
+    letters = sorted({*"".join(WORDS), *more, *("-" if more else "")})
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     for letter in letters:
         vocabulary[letter] = len(vocabulary)
         vocabulary[f"{letter}</w>"] = len(vocabulary)
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
     tokenizer.save_pretrained(folder)
     return len(tokenizer)

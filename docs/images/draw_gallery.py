@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from stylecli.artifacts import glyphs, images
-from stylecli.pocket.grounds import compose, place
+from stylecli.tensors.grounds import compose, place
 
 PX = 256
 # Name -> hand, colours of the ground at its top and bottom, and things with their side and shift.

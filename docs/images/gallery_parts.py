@@ -14,8 +14,8 @@ from stylecli.backbone.model import Backbone
 from stylecli.engine.gallery.sight import Sight
 from stylecli.evaluation.palette import to_lab
 from stylecli.methods.stylegallery import descriptors, dfcc, match
-from stylecli.pocket.scenes import Scene
 from stylecli.recipe.schema import Recipe
+from stylecli.tensors.scenes import Scene
 
 Way = tuple[int, int] | None
 

@@ -17,8 +17,8 @@ from stylecli.engine import restyle
 from stylecli.engine.context import Reporter
 from stylecli.engine.gallery.prepare import gallery
 from stylecli.engine.request import Contents, Destination
-from stylecli.pocket.scenes import Scene
 from stylecli.recipe.schema import Recipe
+from stylecli.tensors.scenes import Scene
 
 Recipes = Callable[..., Recipe]
 # Names of colours, so that a thing can be told by one on the command line.

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,17 @@ def read_icons(folder: Path, families: Mapping[str, Family] = FAMILIES) -> list[
             content = unglued.get(name, name) if prefix == "fxemoji" else name
             icons.append(Icon(prefix, name, content, _svg(entry, package)))
     return icons
+
+
+def by_family(icons: Sequence[Icon]) -> dict[tuple[str, bool], list[Icon]]:
+    """By family and by whether the content is held out; one drawing of a content."""
+    found: dict[tuple[str, bool], dict[str, Icon]] = {}
+    for icon in icons:
+        held = {content_is_held_out(word) for word in (icon.name, icon.content)}
+        # What one family calls by a held-out name and the others do not is for neither.
+        if len(held) == 1:
+            found.setdefault((icon.family, held.pop()), {}).setdefault(icon.content, icon)
+    return {key: list(by_content.values()) for key, by_content in found.items()}
 
 
 def render(svg: str, px: int = RENDER_PX) -> UInt8[npt.NDArray[np.uint8], "px px 4"]:

@@ -32,6 +32,8 @@ WHITE, DARK = "#ffffff", "#222222"
 # Okabe and Ito's colours, which every common kind of eye tells apart.
 TINTS = ("#e69f00", "#0072b2", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#56b4e9")
 TINT = 0.45
+# Of maps: their least value, their greatest, and how much of them covers the picture.
+COLD, HOT, HEAT = TINTS[1], TINTS[5], 0.7
 # An outline is this share of the shorter side.
 OUTLINE = 1 / 200
 PLATE_PX = 2
@@ -117,6 +119,17 @@ def overlay(
             taken.append((_place(region, half, taken), half))
             _plate(image, lines[0], font, taken[-1], colour)
     return to_tensor(torch.from_numpy(np.array(image)))[0]
+
+
+def heated(picture: Float[Tensor, "3 h w"], heat: Float[Tensor, "_h _w"]) -> Float[Tensor, "3 h w"]:
+    """The picture, pale, with a map of any size over it: blue where it is least, red where most."""
+    values = heat.detach().cpu().float()
+    low, high = values.min(), values.max()
+    shares = (values - low) / (high - low) if high > low else torch.zeros_like(values)
+    size = picture.shape[1:]
+    large = F.interpolate(shares[None, None], size, mode="bilinear", align_corners=False)[0]
+    colours = torch.lerp(_paint(COLD), _paint(HOT), large)
+    return torch.lerp(picture.detach().cpu().float().clamp(0, 1), colours, HEAT * (0.5 + large / 2))
 
 
 def _one_height(row: Sequence[Float[Tensor, "3 _h _w"] | None]) -> list[Image.Image | None]:

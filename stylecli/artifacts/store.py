@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
@@ -96,6 +97,9 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
         if path.suffix.lower() == ".safetensors":
             with safe_open(path, framework="pt") as stream:
                 text = (stream.metadata() or {}).get(KEY)
+        elif path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                text = str(arrays[KEY])
         elif path.suffix.lower() == ".json":
             text = json.dumps(json.loads(path.read_bytes())[KEY])
         else:

@@ -85,7 +85,7 @@ def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any
     """Tensors and header of a file, or of a PEFT folder, whose config is the third.
 
     Raises:
-        WeightsError: Missing, not safetensors, or damaged.
+        WeightsError: Missing, not safetensors, damaged, or with numbers that are none.
     """
     from safetensors import safe_open
 
@@ -103,6 +103,12 @@ def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         is_folder = path.is_dir()
         config = _mapping((path / PEFT_CONFIG).read_text("utf-8")) if is_folder else None
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise WeightsError(
+                f"LoRA {path} is broken: {key} holds values that are not finite",
+                fix="make it again, or copy it again",
+            )
     return tensors, header, config
 
 

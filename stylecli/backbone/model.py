@@ -236,8 +236,9 @@ def load_part(
     variant: str | None = None,
     *,
     ignored: Collection[str] = (),
+    placed: Mapping[str, Any] | None = None,
 ) -> Any:
-    """One model of a diffusers folder, on the CPU.
+    """One model of a diffusers folder, on the CPU where `placed` does not say otherwise.
 
     Args:
         cls: Of diffusers or transformers.
@@ -246,6 +247,7 @@ def load_part(
         dtype: Of the weights.
         variant: Weight file variant, such as fp16.
         ignored: Tensors that files may hold and nobody wants.
+        placed: What the library is told of quantization, and of where that happens.
 
     Raises:
         WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape.
@@ -271,7 +273,8 @@ def load_part(
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # but told of, and refused below by name
-            **({"low_cpu_mem_usage": True} if part != "text_encoder" else {}),
+            **({} if part.startswith("text_encoder") else {"low_cpu_mem_usage": True}),
+            **(placed or {}),
         )
     except Exception as error:  # the libraries raise many kinds for a damaged folder
         raise WeightsError(

@@ -8,7 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import NoiseSchedule
+from stylecli.backbone.schedule import NoiseSchedule, Prediction
+
+MIN_SNR = 5.0  # Hang et al. 2023, gamma
+# Share of times that are drawn by how much they count; the others evenly, so that none is rare.
+BY_WEIGHT = 0.7
 
 
 def noised(
@@ -25,6 +29,27 @@ def noised(
     if schedule.prediction_type == "epsilon":
         return latents, noise
     return latents, signal * noise - spread * clean
+
+
+def drawn(
+    kept: Float[Tensor, " t"], prediction: Prediction = "epsilon"
+) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
+    """Of each timestep, how likely it is to be drawn and how much it counts then.
+
+    Both together are the min-SNR weight of an evenly drawn time, of mean 1.
+
+    Args:
+        kept: Cumulative alphas.
+        prediction: What the model answers with.
+    """
+    ratio = kept / (1 - kept)
+    if prediction == "v_prediction":
+        counts = ratio.clamp(max=MIN_SNR) / (ratio + 1)
+    else:
+        counts = (MIN_SNR / ratio).clamp(max=1)
+    counts = counts / counts.sum()
+    chances = BY_WEIGHT * counts + (1 - BY_WEIGHT) / len(counts)
+    return chances, counts / chances
 
 
 def diffusion_loss(

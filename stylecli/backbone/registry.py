@@ -20,19 +20,31 @@ from typing import Literal
 from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-Kind = Literal["unet", "z-image", "flux2", "hidream"]
+Kind = Literal["unet", "z-image", "flux2", "hidream", "edit-unet", "flux1-kontext"]
+# Those that draw from words alone, and those that edit a picture they are shown.
+DRAWING: tuple[Kind, ...] = ("unet", "z-image", "flux2", "hidream")
+EDITING: tuple[Kind, ...] = ("edit-unet", "flux1-kontext")
 # What stands for a model's kind in the `model_index.json` of a local folder; others are UNets.
-_PIPELINES: Mapping[str, Kind] = {"ZImagePipeline": "z-image", "Flux2KleinPipeline": "flux2"}
+_PIPELINES: Mapping[str, Kind] = {
+    "ZImagePipeline": "z-image",
+    "Flux2KleinPipeline": "flux2",
+    "StableDiffusionInstructPix2PixPipeline": "edit-unet",
+    "FluxKontextPipeline": "flux1-kontext",
+}
 # Parts with weights, the denoiser first; `config.json` and tokenizer files are small.
 _WEIGHED: Mapping[Kind, tuple[str, ...]] = {
     "unet": ("unet", "vae", "text_encoder"),
     "z-image": ("transformer", "vae", "text_encoder"),
     "flux2": ("transformer", "vae", "text_encoder"),
     "hidream": (".",),
+    "edit-unet": ("unet", "vae", "text_encoder"),
+    "flux1-kontext": ("transformer", "vae", "text_encoder", "text_encoder_2"),
 }
 # Of a model that is one network, everything side by side.
 _FLAT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 SUMS = "SHA256SUMS"
+# What makes another model of a backbone, in the folder that a row names.
+DELTA = "delta.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +52,8 @@ class Source:
     """One row of the registry.
 
     Attributes:
-        kind: Of its denoiser; all but `unet` are transformers, which i2L alone can use.
+        kind: Of its denoiser; those of `EDITING` are for RegionRoute alone, and of the others all
+            but `unet` are transformers, which i2L alone can use.
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
@@ -48,6 +61,8 @@ class Source:
         ranker: Text-image model that tells `clusters` what a region shows.
         clip: Text-image model whose text half it listens to, or that ships with it; None where
             nobody said.
+        delta: Folder of the changes that make this model of the one in `folder`.
+        editor: Name of the row that commands which edit pictures take instead.
     """
 
     name: str
@@ -60,6 +75,8 @@ class Source:
     ranker: str = "clip-b32"
     clip: str | None = None
     kind: Kind = "unet"
+    delta: Path | None = None
+    editor: str | None = None
 
     @property
     def weighed(self) -> tuple[str, ...]:
@@ -76,7 +93,8 @@ class Source:
         """Of the files that a snapshot needs."""
         if self.kind == "hidream":
             return _FLAT
-        parts = (*self.weighed, "tokenizer", "scheduler")
+        tokenizers = ("tokenizer", "tokenizer_2")[: 1 + (self.kind == "flux1-kontext")]
+        parts = (*self.weighed, *tokenizers, "scheduler")
         return (self.index, *(f"{part}/*" for part in parts))
 
 
@@ -91,6 +109,17 @@ SOURCES: Mapping[str, Source] = {
             name="pocket",
             licence="Apache-2.0",
             folder=ASSETS / "pocket",
+            finder="clusters",
+            ranker="pocket-clip",
+            clip="pocket-clip",
+            editor="pocket-edit",
+        ),
+        Source(
+            name="pocket-edit",
+            kind="edit-unet",
+            licence="Apache-2.0",
+            folder=ASSETS / "pocket",
+            delta=ASSETS / "editors" / "pocket",
             finder="clusters",
             ranker="pocket-clip",
             clip="pocket-clip",
@@ -144,6 +173,13 @@ SOURCES: Mapping[str, Source] = {
             licence="MIT",
             repositories=("HiDream-ai/HiDream-O1-Image",),
         ),
+        Source(
+            name="flux1-kontext",
+            kind="flux1-kontext",
+            licence="FLUX.1 [dev] Non-Commercial",
+            repositories=("black-forest-labs/FLUX.1-Kontext-dev",),
+            clip="clip-l14",
+        ),
     )
 }
 
@@ -181,12 +217,35 @@ def require(source: Source, kinds: Collection[Kind]) -> None:
     """
     if source.kind in kinds:
         return
-    fitting = [known.name for known in SOURCES.values() if known.kind in kinds]
+    fitting = " or ".join(known.name for known in SOURCES.values() if known.kind in kinds)
+    if source.kind in EDITING:
+        raise UsageError(
+            f"{source.name} edits pictures by instruction ({source.kind}), and this command "
+            "works with models that draw from words",
+            fix=f"use --backbone {fitting}; editors are for style route-data, route-train and "
+            "route-apply",
+        )
+    if set(kinds) <= set(EDITING):
+        raise UsageError(
+            f"{source.name} draws from words alone ({source.kind}), and this command edits "
+            "pictures by instruction",
+            fix=f"use --backbone {fitting}, or a folder of an InstructPix2Pix model",
+        )
     raise UsageError(
         f"{source.name} is a transformer ({source.kind}), and this command works with UNets",
-        fix=f"use --backbone {' or '.join(fitting)}; transformers are for style i2l-train, "
-        "i2l-predict and lora",
+        fix=f"use --backbone {fitting}; transformers are for style i2l-train, i2l-predict and lora",
     )
+
+
+def editing(source: Source) -> Source:
+    """The model that edits pictures where this one is named: itself, or what was made of it.
+
+    Raises:
+        UsageError: It draws from words alone, and no editor was made of it.
+    """
+    found = source if source.editor is None else SOURCES[source.editor]
+    require(found, EDITING)
+    return found
 
 
 def _kind(folder: Path) -> Kind:
@@ -213,10 +272,14 @@ def snapshot(source: Source, *, revision: str | None = None, allow_download: boo
         WeightsError: Not there; the message names the repository, the files and the command.
     """
     if source.folder is not None:
-        if (source.folder / source.index).is_file():
+        if not (source.folder / source.index).is_file():
+            missing = source.folder
+        elif source.delta is not None and not (source.delta / DELTA).is_file():
+            missing = source.delta / DELTA
+        else:
             return source.folder
         raise WeightsError(
-            f"the weights of {source.name} are missing from {source.folder}",
+            f"the weights of {source.name} are missing from {missing}",
             fix="reinstall the package, or give another --backbone",
         )
     own = os.environ.get("STYLE_WEIGHTS_DIR")
@@ -228,9 +291,9 @@ def snapshot(source: Source, *, revision: str | None = None, allow_download: boo
 def verify(source: Source, folder: Path) -> dict[str, str]:
     """Hash every weight file of a snapshot and compare with what is recorded.
 
-    A shipped model records its hashes in ``SHA256SUMS`` beside its weights. Where nothing is
-    recorded, those count that the hub named its files by when they were fetched: they tell damage
-    since then, and nothing of where the files came from.
+    A shipped model records its hashes in ``SHA256SUMS`` beside its weights, and beside the changes
+    that were made to them. Where nothing is recorded, those count that the hub named its files by
+    when they were fetched: they tell damage since then, and nothing of where the files came from.
 
     Returns:
         File -> SHA-256.
@@ -238,14 +301,30 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
     Raises:
         WeightsError: A file is missing, or is not the recorded one.
     """
-    recorded = dict(source.sha256)
-    sums = folder / SUMS
-    if not recorded and sums.is_file():
-        for line in sums.read_text().splitlines():
-            digest, _, name = line.partition("  ")
-            recorded[name] = digest
+    recorded = dict(source.sha256) or _summed(folder)
     if not recorded:
         recorded = _named_by_hub(folder)
+    found = _compared(source, folder, recorded)
+    if source.delta is not None:
+        changes = _compared(source, source.delta, _summed(source.delta))
+        if DELTA not in changes:
+            raise WeightsError(
+                f"{source.name}: no hash is recorded for {DELTA}", fix=_remedy(source)
+            )
+        found |= changes
+    return found
+
+
+def _summed(folder: Path) -> dict[str, str]:
+    """What the folder's own list of hashes says; nothing where it has none."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        return {}
+    parts = [line.partition("  ") for line in sums.read_text().splitlines()]
+    return {name: digest for digest, _, name in parts}
+
+
+def _compared(source: Source, folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for name, wanted in recorded.items():
         file = folder / name
@@ -312,7 +391,7 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
 
 def _needed(source: Source) -> str:
     """Files or folders of weights, as a message names them."""
-    if source.kind == "unet":
+    if source.kind in ("unet", "edit-unet"):
         return f"{source.index}, {_UNET}, {_VAE}, {_TEXT}, tokenizer/, scheduler/"
     return ", ".join(pattern.removesuffix("*") for pattern in source.patterns)
 

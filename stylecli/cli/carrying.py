@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stylecli.engine.context import Reporter
     from stylecli.engine.request import Prepared
     from stylecli.engine.runs.making import Result
-    from stylecli.engine.runs.processes import Team
     from stylecli.recipe.load import Resolved
     from stylecli.recipe.schema import Recipe
 
@@ -137,7 +136,6 @@ def carry_out(
 
 def carry_out_together(
     prepare: Callable[..., Prepared],
-    follow: Callable[[Callable[..., Prepared], Team], int],
     resolved: Resolved,
     running: Running,
     submission: Submission | None,
@@ -145,13 +143,13 @@ def carry_out_together(
     """`carry_out` by all processes of a launcher; those that do not lead are silent.
 
     Args:
-        prepare: Checks the command; takes the team.
-        follow: Helps the process that leads; the exit status to end with.
+        prepare: Checks the command; takes the team. What it starts is a `following.Helper`.
 
     Raises:
         typer.Exit: In a process that followed.
     """
     from stylecli.engine.runs import processes
+    from stylecli.engine.training.following import follow
 
     with processes.joined(os.environ, shard=running.shard) as team:
         if not team.leads:

@@ -180,6 +180,14 @@ BackboneOpt = Annotated[
         rich_help_panel=SETTINGS,
     ),
 ]
+ForceResumeOpt = Annotated[
+    bool,
+    typer.Option(
+        "--force-resume",
+        help="Go on from a checkpoint of other settings or data.",
+        rich_help_panel=SETTINGS,
+    ),
+]
 DeviceOpt = Annotated[
     str | None,
     typer.Option(

@@ -155,6 +155,7 @@ def decisive(recipe: Recipe, *, with_masks: bool) -> dict[str, Any]:
         "matching": True,
         "gallery": True,
         "i2l": True,
+        "route": True,
         "injection": {"preset"},
         "sampling": sampling,
     }

@@ -18,7 +18,13 @@ from stylecli.errors import InputError, StyleError, did_you_mean
 
 COLUMNS = ("content", "style", "lora", "output")
 # Columns of a manifest that are called as the command's own options are.
-SHORT = {"prompt": "sampling.prompt", "guidance": "sampling.guidance"}
+SHORT = {
+    "prompt": "sampling.prompt",
+    "guidance": "sampling.guidance",
+    "instruction": "route.apply.instruction",
+    "object": "route.apply.object",
+    "style_name": "route.apply.style_name",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,7 @@ SHEETS: Mapping[str, str] = {
     "invert": "verify",
     "masks": "overlay",
     "gallery": "regions",
+    "route-apply": "attention",
 }
 
 

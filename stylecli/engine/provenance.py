@@ -30,6 +30,17 @@ GALLERY: Mapping[str, Any] = {
     **dict.fromkeys(("backbone", "device", "masks", *OF_GALLERY), True),
     "sampling": {"size", "seed", "composite"},
 }
+# What the files of `style route-apply` tell of the recipe.
+ROUTE: Mapping[str, Any] = {
+    **dict.fromkeys(("backbone", "device"), True),
+    "route": {
+        "text_length": True,
+        "quantize": True,
+        "loss": {"layers", "gamma", "kappa"},
+        "apply": True,
+    },
+    "sampling": {"seed"},
+}
 # Where a setting names a file of the user's, and where a network: of a section, its keys.
 _FILES = {"gallery": ("mask", "ref_masks", "accelerator")}
 NETWORKS = {
@@ -53,7 +64,7 @@ def recorded(
         device: The settings that were in force, which may be lower than the recipe's.
         include: What the command reads; default: all that makers of pictures from LoRAs do.
     """
-    exclude = {"evaluate", "i2l", *OF_GALLERY} if include is None else None
+    exclude = {"evaluate", "i2l", "route", *OF_GALLERY} if include is None else None
     sections = recipe.model_dump(include=include and dict(include), exclude=exclude)
     sections["device"] = device.model_dump() | {"batch": rows}
     # Neither changes what is made; only where rows have LoRAs of their own, looks do its last bits.

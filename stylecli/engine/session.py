@@ -13,6 +13,9 @@ import torch
 
 from stylecli.backbone import denoisers, registry
 from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
+from stylecli.backbone.editors import opening
+from stylecli.backbone.editors.base import Editor
+from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone, fingerprint, load
 from stylecli.backbone.schedule import NoiseSchedule
@@ -60,7 +63,8 @@ class Session:
             recipe: Names the backbone and the device.
             reporter: Told what people should know.
             allow_download: Fetch what is missing.
-            kinds: Of models that the command can use.
+            kinds: Of models that the command can use; for those that edit pictures, the editor that
+                was made of the named backbone is opened.
 
         Raises:
             UsageError: No such device, it cannot compute in that type, or the command cannot use
@@ -70,6 +74,8 @@ class Session:
         """
         context = resolve(recipe.device, reporter)
         source = registry.find(recipe.backbone.id)
+        if set(kinds) <= set(registry.EDITING):
+            source = registry.editing(source)
         registry.require(source, kinds)
         folder = registry.snapshot(
             source, revision=recipe.backbone.revision, allow_download=allow_download
@@ -78,6 +84,8 @@ class Session:
 
     @cached_property
     def fingerprint(self) -> str:
+        if self.source.kind in registry.EDITING:
+            return opening.fingerprint(self.source, self.folder)
         return fingerprint(self.folder)
 
     def check_steps(self, recipe: Recipe) -> None:
@@ -151,6 +159,8 @@ class Session:
             WeightsError: Damaged or incomplete.
             UsageError: This machine cannot compile, and is to.
         """
+        if self.source.kind == "edit-unet" and isinstance(self.editor, UnetEdit):
+            return self.editor.backbone
         loaded = load(
             # Of a local folder no more than its own name, since files will carry it.
             Path(self.source.name).name,
@@ -159,12 +169,19 @@ class Session:
             device=self.context.device,
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
-            is_resident=self.device.offload == "none" or self.context.device.type != "cuda",
+            is_resident=self._is_resident,
         )
+        self._tune(loaded)
+        return loaded
+
+    @property
+    def _is_resident(self) -> bool:
+        return self.device.offload == "none" or self.context.device.type != "cuda"
+
+    def _tune(self, loaded: Backbone) -> None:
         tune(loaded, self.device, warn=self.context.reporter.warn)
         if self.device.offload != "none" and self.context.device.type != "cuda":
             self.context.reporter.warn("device.offload is for GPUs; nothing waits elsewhere here")
-        return loaded
 
     @cached_property
     def denoiser(self) -> denoisers.Denoiser:
@@ -176,12 +193,7 @@ class Session:
         """
         if self.source.kind == "unet":
             return StableDiffusion(self.backbone)
-        for name in FOR_UNETS:
-            if getattr(self.device, name) != getattr(USUAL, name):
-                raise UsageError(
-                    f"device.{name} is for UNets, and {self.source.name} is a transformer",
-                    fix=f"leave device.{name} out",
-                )
+        self._refuse_idle()
         return denoisers.open(
             self.source,
             self.folder,
@@ -189,6 +201,40 @@ class Session:
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
         )
+
+    @cached_property
+    def editor(self) -> Editor:
+        """The loaded model as RegionRoute asks it; of UNets it is around `backbone`.
+
+        Raises:
+            WeightsError: Damaged or incomplete.
+            UsageError: A setting that this kind of model has no use for.
+        """
+        if self.source.kind != "edit-unet":
+            self._refuse_idle()
+        route = self.recipe.route
+        opened = opening.open(
+            self.source,
+            self.folder,
+            fingerprint=self.fingerprint,
+            device=self.context.device,
+            dtype=self.context.dtype,
+            variant=self.recipe.backbone.variant,
+            text_length=route.text_length,
+            quantize=route.quantize,
+            is_resident=self._is_resident,
+        )
+        if isinstance(opened, UnetEdit):
+            self._tune(opened.backbone)
+        return opened
+
+    def _refuse_idle(self) -> None:
+        for name in FOR_UNETS:
+            if getattr(self.device, name) != getattr(USUAL, name):
+                raise UsageError(
+                    f"device.{name} is for UNets, and {self.source.name} is a transformer",
+                    fix=f"leave device.{name} out",
+                )
 
     def step_down(self, among: Collection[str] = STEPS) -> str | None:
         """Lower the settings in force once more, and say how; None when nothing is left.
@@ -198,6 +244,8 @@ class Session:
         Args:
             among: Steps that do the caller any good.
         """
+        if self.source.kind not in ("unet", "edit-unet"):
+            return None
         for name, words, changes in self._ladder():
             is_new = any(getattr(self.device, key) != value for key, value in changes.items())
             if is_new and name in among:

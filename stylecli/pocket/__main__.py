@@ -2,8 +2,9 @@
 
 Run the same command again to resume. Parts train a candidate in the work folder, which begins as a
 copy of what ships; `judge` measures it and draws sheets, `ship` measures it and replaces the
-shipped files if no figure is worse. `i2l` trains the predictor of LoRAs on the model that ships,
-for as many steps as the recipe says: it is not one of `all`, and takes no notice of `--hours`.
+shipped files if no figure is worse. Two parts are trained on the model that ships, and are none of
+`all`: `i2l` is the predictor of LoRAs, which learns for as many steps as the recipe says and takes
+no notice of `--hours`; `edit` is what makes an editor of the model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from stylecli.artifacts import glyphs
 from stylecli.errors import StyleError
-from stylecli.pocket import data, i2l, judge, parts, sheets, trial
+from stylecli.pocket import data, edit, i2l, judge, parts, sheets, trial
 
 SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "pocket"
 # Share of `--hours` each part gets under `all`.
@@ -35,18 +36,22 @@ def _judge(job: parts.Job, *, ship: bool) -> None:
         dataset = i2l.icons(job.data, job.work / "i2l-judged", i2l.JUDGED)
         measured = i2l.figures(models.backbone, models.lpips, predictor, dataset)
         found |= {name: round(value, 4) for name, value in measured.items()}
+    if (folder := edit.editor_in(job.work)) is not None:
+        measured = edit.figures(models.lpips, folder, world)
+        found |= {name: round(value, 4) for name, value in measured.items()}
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     sheets.draw(models, world, trials, job.work / "sheets")
     if ship:
         judge.ship(job.candidate, found, SHIPPED)
         i2l.ship(job.work)
+        edit.ship(job.work)
         record = json.dumps(glyphs.split_record(), indent=1)
         (SHIPPED / "split.json").write_text(record + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stylecli.pocket", description=__doc__)
-    parser.add_argument("part", choices=[*PARTS, "all", "i2l", "judge", "ship"])
+    parser.add_argument("part", choices=[*PARTS, "all", "i2l", "edit", "judge", "ship"])
     parser.add_argument("--hours", type=float, default=1.0, help="of training, over all restarts")
     parser.add_argument("--steps", type=int, help="instead of hours")
     parser.add_argument("--profile", choices=parts.PROFILES, default="cpu")
@@ -66,6 +71,7 @@ def main() -> int:
         "lpips": parts.train_lpips,
         "unet": parts.train_unet,
         "i2l": i2l.train,
+        "edit": edit.train,
     }
     names = list(PARTS) if asked.part == "all" else [asked.part]
     if not (asked.work / "candidate").exists():

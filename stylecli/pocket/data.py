@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from stylecli.artifacts import glyphs
 from stylecli.errors import InputError
-from stylecli.pocket.grounds import flip, interval, one_of
+from stylecli.tensors.grounds import flip, interval, one_of
 
 Image.MAX_IMAGE_PIXELS = 40_000_000
 MAX_PHOTO_PX = 1024

@@ -46,10 +46,20 @@ TOLERANCE: Mapping[str, float] = {
     "lpips_family_top1": 0.02,
     "transfer_wins": 0.03,
     "i2l_easy_match_over_mis": 0.03,
+    "edit_whole_over_source": 0.03,
+    "edit_local_over_source": 0.05,
+    "edit_identity_psnr": 0.5,
 }
 # What a model is loaded from; the rest of the folder is read by people.
 LOADED = ("*.safetensors", "*/*.json", "model_index.json", "merges.txt")
-LOWER_IS_BETTER = frozenset({"vae_colour_error", "i2l_easy_match_over_mis"})
+LOWER_IS_BETTER = frozenset(
+    {
+        "vae_colour_error",
+        "i2l_easy_match_over_mis",
+        "edit_whole_over_source",
+        "edit_local_over_source",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from torch import Generator, Tensor
 
 from stylecli.artifacts import glyphs
 from stylecli.engine.training import checkpoint
-from stylecli.pocket import grounds
 from stylecli.pocket.data import World, photo_crop, photo_words
 from stylecli.pocket.vae import encode
+from stylecli.tensors import grounds
 
 PHOTO_STYLE = "photo"
 

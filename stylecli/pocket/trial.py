@@ -26,10 +26,10 @@ from stylecli.backbone.model import Backbone
 from stylecli.engine.training import lora
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.methods import diffstyler
-from stylecli.pocket import grounds
 from stylecli.pocket.data import World
 from stylecli.recipe import load
 from stylecli.recipe.schema import Recipe
+from stylecli.tensors import grounds
 from stylecli.tensors.colour import Colours
 
 SOURCE = "noto"

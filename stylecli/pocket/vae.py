@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from stylecli.pocket import grounds
 from stylecli.pocket.data import World, photo_crop
 from stylecli.pocket.loop import Losses
+from stylecli.tensors import grounds
 
 LATENT_NOISE = 0.08
 ANCHOR_UNTIL = 0.12  # share of the budget; the anchor fades linearly until twice this

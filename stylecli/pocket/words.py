@@ -9,7 +9,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from stylecli.pocket import data, grounds
+from stylecli.pocket import data
+from stylecli.tensors import grounds
 
 VOCABULARY = 4000
 MAX_TOKENS = 32

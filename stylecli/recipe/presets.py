@@ -121,13 +121,38 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "gallery.alpha": "drop",
     },
 }
+ROUTE: Mapping[str, Mapping[str, Any]] = {
+    "sound": {},
+    # Where the paper's text says nothing: its code.
+    "paper": {
+        "route.train.times": "even",
+        "route.apply.guidance": 3.5,
+    },
+    # Its code, less its mistakes: maps are still of a softmax over all keys, each pair is still
+    # compared with its own mask, and instructions are as long in training as they are in use.
+    "reference": {
+        "route.train.times": "even",
+        "route.train.steps": 10_000,
+        "route.loss.cover_weight": 5e-5,
+        "route.loss.focus": "raw",
+        "route.loss.tau": 0.1,
+        "route.loss.cover": "scaled",
+        "route.loss.gamma": 2.0,
+        "route.loss.balance": "mean",
+        "route.loss.per_layer": True,
+        "route.data.templates": "canonical",
+        "route.apply.guidance": 3.5,
+    },
+}
 # Keys that stand for others; what a later one says lies on top.
 BUNDLES: Mapping[Path, Mapping[str, Mapping[str, Any]]] = {
     ("injection", "preset"): PRESETS,
     ("gallery", "profile"): PROFILES,
     ("gallery", "preset"): ACCELERATED,
+    ("route", "profile"): ROUTE,
 }
 _PROFILE, _PRESET = ("gallery", "profile"), ("gallery", "preset")
+_ROUTE = ("route", "profile")
 _SECTIONS = {path[:1] for path in BUNDLES}
 
 
@@ -142,6 +167,8 @@ def layered(below: Iterable[Entry], above: Iterable[Entry]) -> list[Entry]:
     if any(entry.path == _PROFILE for entry in then):
         then = [entry for entry in first if entry.path == _PRESET] + then
         first = [entry for entry in first if entry.path != _PROFILE]
+    if any(entry.path == _ROUTE for entry in then):
+        first = [entry for entry in first if entry.path != _ROUTE]
     return expanded(first) + expanded(then)
 
 

@@ -17,6 +17,7 @@ from stylecli.recipe.baselines import Distill, StyleId
 from stylecli.recipe.finding import Masks, Words
 from stylecli.recipe.gallery import Dfcc, Gallery, Matching
 from stylecli.recipe.i2l import I2L
+from stylecli.recipe.route import Route
 from stylecli.recipe.scoring import Evaluate
 from stylecli.recipe.strict import Count, Levels, Pixels, Positive, Strict, Timestep, Unit, Weight
 
@@ -345,6 +346,7 @@ class Recipe(Strict):
     matching: Matching = Matching()
     gallery: Gallery = Gallery()
     i2l: I2L = I2L()
+    route: Route = Route()
     masks: Masks = Masks()
     words: Words = Words()
     evaluate: Evaluate = Evaluate()

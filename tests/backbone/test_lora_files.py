@@ -332,3 +332,10 @@ def test_a_lora_of_another_backbone(tmp_path: Path, write: Writer) -> None:
         Adapters(backbone.unet).add("a", read(path, backbone.unet))
     assert caught.value.fix == "use a LoRA that was trained on this backbone"
     assert torch.equal(outputs(backbone), before)
+
+
+def test_a_file_with_numbers_that_are_none_is_refused_by_its_layer(tmp_path: Path) -> None:
+    file = tmp_path / "nan.safetensors"
+    save_file({"unet.a.lora_A.weight": torch.full((1, 2), torch.nan)}, file)
+    with pytest.raises(WeightsError, match=r"unet\.a\.lora_A\.weight holds values"):
+        lora_files.opened(file)

@@ -18,7 +18,7 @@ from torch import Tensor
 from stylecli.artifacts import store
 from stylecli.engine.i2l import predictors
 from stylecli.engine.i2l.training import pupil, steps
-from stylecli.engine.i2l.training.state import STATE, folder_of, log_of
+from stylecli.engine.training.state import STATE, folder_of, log_of
 from stylecli.recipe.i2l import I2L
 from tests.cli.conftest import draw, finish, start
 from tests.cli.test_train_many import wait_for

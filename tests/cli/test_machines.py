@@ -28,7 +28,8 @@ from tests.cli.conftest import draw, start
 from tests.conftest import ROOT, Outcome, Style
 
 UNATTENDED = ["transfer", "mask-transfer", "switch", "gallery", "masks", "generate", "train-lora",
-              "invert", "analyze features", "i2l-predict", "i2l-train"]  # fmt: skip
+              "invert", "analyze features", "i2l-predict", "i2l-train", "route-apply",
+              "route-train"]  # fmt: skip
 Row = dict[str, Any]
 Ends = Callable[[], object]
 

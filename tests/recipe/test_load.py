@@ -271,7 +271,7 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
-    assert len(files) == 12
+    assert len(files) == 15
     assert sorted(shipped().values()) == files
     for name in shipped():
         load(name)
@@ -280,7 +280,8 @@ def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     first, second, *_ = shipped()[name].read_text(encoding="utf-8").splitlines()
-    assert first.startswith(("# style transfer ", "# style gallery ", "# style i2l-train "))
+    made_for = ("transfer", "gallery", "i2l-train", "route-train")
+    assert first.startswith(tuple(f"# style {command} " for command in made_for))
     named = re.search(r"--recipe (\S+)", first)
     assert (named[1] if named else load().name) == name
     assert second == "# yaml-language-server: $schema=../docs/recipe.schema.json"

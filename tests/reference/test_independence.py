@@ -33,6 +33,8 @@ def test_these_are_all_of_them() -> None:
         "ddim",
         "diffstyler",
         "mixture",
+        "regionroute",
+        "rle",
         "stylegallery",
         "stylegallery_matching",
         "stylegallery_regions",

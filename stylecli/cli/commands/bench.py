@@ -21,7 +21,6 @@ from stylecli.cli.options import (
     given,
     given_path,
 )
-from stylecli.errors import UsageError
 
 if TYPE_CHECKING:
     from stylecli.engine.glyph_bench.gains import Gain
@@ -125,16 +124,11 @@ def bench_glyphs(
         overrides,
         {"backbone.id": backbone, "device.name": device, "evaluate.preset": "paired"},
     )
-    try:
+    from stylecli.engine.extras import drawing_icons
+
+    with drawing_icons():
         from stylecli.engine.glyph_bench.questions import Asked
         from stylecli.engine.glyph_bench.run import GlyphBench
-    except ModuleNotFoundError as error:
-        if error.name != "resvg_py":
-            raise
-        raise UsageError(
-            "drawing icons needs resvg-py, which is not installed",
-            fix="pip install 'stylecli[pocket]'",
-        ) from error
     asked = Asked(
         icons=icons,
         output=Path(output).expanduser(),

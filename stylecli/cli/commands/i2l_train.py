@@ -12,7 +12,7 @@ import typer
 from stylecli.cli import carrying
 from stylecli.cli.bundles import Output, Seeded
 from stylecli.cli.console import console
-from stylecli.cli.options import SETTINGS, examples, given_path
+from stylecli.cli.options import SETTINGS, ForceResumeOpt, examples, given_path
 from stylecli.cli.unattended import Running
 
 if TYPE_CHECKING:
@@ -41,14 +41,6 @@ StepsOpt = Annotated[
     int | None,
     typer.Option("--steps", metavar="N", help="Optimiser steps.", rich_help_panel=SETTINGS),
 ]
-ForceResumeOpt = Annotated[
-    bool,
-    typer.Option(
-        "--force-resume",
-        help="Go on from a checkpoint of other settings or data.",
-        rich_help_panel=SETTINGS,
-    ),
-]
 
 
 @examples(
@@ -72,7 +64,6 @@ def i2l_train(
     """
     resolved = settings.resolved({"i2l.train.steps": steps})
     submission = running.submission(output)
-    from stylecli.engine.i2l.training import maker
     from stylecli.engine.i2l.training.prepare import i2l_train as prepared_for
     from stylecli.engine.runs import processes
 
@@ -93,4 +84,4 @@ def i2l_train(
         )
 
     prepare = partial(prepare_for, running.recipe(resolved), console)
-    carrying.carry_out_together(prepare, maker.follow, resolved, running, submission)
+    carrying.carry_out_together(prepare, resolved, running, submission)

@@ -101,7 +101,6 @@ def train_lora(
     submission = running.submission(output)
     from stylecli.engine import commands
     from stylecli.engine.runs import processes
-    from stylecli.engine.training import lora_maker
 
     if doubt := processes.doubt(os.environ):
         console.warn(doubt)
@@ -121,4 +120,4 @@ def train_lora(
 
     resolved = carrying.fitted(resolved, fit, running, prepared_for)
     prepare = partial(prepared_for, running.recipe(resolved), console)
-    carrying.carry_out_together(prepare, lora_maker.follow, resolved, running, submission)
+    carrying.carry_out_together(prepare, resolved, running, submission)

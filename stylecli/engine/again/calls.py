@@ -10,7 +10,7 @@ from typing import Any
 
 from stylecli.artifacts import files, store
 from stylecli.engine import commands, figures, generate, masks, restyle
-from stylecli.engine.again.facts import Facts, Staged
+from stylecli.engine.again.facts import Facts, Staged, link
 from stylecli.engine.context import Reporter
 from stylecli.engine.gallery.maker import DUMP_SUFFIX
 from stylecli.engine.gallery.prepare import gallery
@@ -19,11 +19,13 @@ from stylecli.engine.i2l.predict import predict
 from stylecli.engine.i2l.references import References
 from stylecli.engine.plan import Input, Role
 from stylecli.engine.request import Contents, Destination, Prepared
+from stylecli.engine.route.applying.prepare import route_apply
+from stylecli.engine.route.experts import Expert, Experts
 from stylecli.errors import InputError
 from stylecli.recipe.schema import Recipe
 
 # Commands that read a whole set of pictures, and take hours: what they made is not made again.
-NOT_AGAIN = frozenset({"i2l-data", "i2l-train"})
+NOT_AGAIN = frozenset({"i2l-data", "i2l-train", "route-data", "route-train"})
 # Pictures of the same words that one command line may ask for.
 MAX_COUNT = 10_000
 
@@ -179,6 +181,33 @@ def _gallery(again: Call) -> Iterator[Prepared]:
     )
 
 
+def _route_apply(again: Call) -> Iterator[Prepared]:
+    """The picture, also where one of the files beside it is to be made again."""
+    output = again.output
+    if output.suffix.lower() not in store.PICTURE_SUFFIXES:
+        output = output.with_suffix(".png")
+    # Their files lie in folders of their own, under names that the index of one folder has.
+    folder = again.output.parent.parent / "experts"
+    folder.mkdir(exist_ok=True)
+    for lora in again.paths("lora"):
+        link(folder / lora.name, lora)
+    try:
+        entries = tuple(map(Expert.from_json, again.facts.experts))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{again.output.name}: its experts are none of this version: {error}",
+            fix="use the version of stylecli that `style show` names",
+        ) from error
+    yield route_apply(
+        again.recipe,
+        again.contents,
+        replace(again.destination, output=str(output)),
+        again.reporter,
+        experts=Experts(folder, entries),
+        explain=again.sheet,
+    )
+
+
 def _invert(again: Call) -> Iterator[Prepared]:
     output = again.output.with_suffix(".safetensors") if again.sheet else again.output
     yield commands.invert(
@@ -243,4 +272,5 @@ COMMANDS: Mapping[str, Callable[[Call], Iterator[Prepared]]] = {
     "masks": _masks,
     "i2l-predict": _i2l_predict,
     "gallery": _gallery,
+    "route-apply": _route_apply,
 }

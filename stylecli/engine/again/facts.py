@@ -53,6 +53,7 @@ class Facts(BaseModel):
     fuse: Literal["tokens", "delta", "factors"] = "tokens"
     groups: list[int] = Field(default_factory=list)
     neutral: bool = False
+    experts: list[dict[str, Any]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,8 @@ def candidates() -> dict[tuple[str, str], tuple[Layer, ...]]:
     """Layer sets of all known backbones, whose widths a predictor may have; takes seconds."""
     found = {}
     for name, source in registry.SOURCES.items():
+        if source.kind not in registry.DRAWING:
+            continue
         for layer_set in layer_sets.names(source.kind):
             if name in CONFIGS:
                 found[name, layer_set] = layers_of(source.kind, CONFIGS[name], layer_set)
@@ -194,6 +196,7 @@ def candidates() -> dict[tuple[str, str], tuple[Layer, ...]]:
 
 def _layers(map_: Map) -> tuple[Layer, ...]:
     source = registry.find(map_.backbone)
+    registry.require(source, registry.DRAWING)
     if source.name in CONFIGS:
         return layers_of(source.kind, CONFIGS[source.name], map_.layer_set)
     return layers_in(source.kind, registry.snapshot(source), map_.layer_set)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stylecli.artifacts import files, store
 from stylecli.backbone import lora as lora_files
@@ -17,13 +17,12 @@ from stylecli.engine.context import RunContext
 from stylecli.engine.lora_files import saving
 from stylecli.engine.plan import Job
 from stylecli.engine.provenance import provenance
-from stylecli.engine.request import Prepared
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
 from stylecli.engine.training import lora
 from stylecli.engine.training.encoded import Encoded, latent_sides
 from stylecli.engine.training.lora import StylePicture
-from stylecli.errors import ItemError, StyleError, UsageError, WeightsError
+from stylecli.errors import ItemError, UsageError, WeightsError
 from stylecli.recipe.schema import Lora, Recipe
 
 # What a LoRA's header keeps where it is not to say what made it: what those read who load it.
@@ -127,14 +126,15 @@ class LoraMaker:
         with self._an_items_failure(), self._team.same_fate():
             return self._fitted(backbone, jobs, [pictures for _, pictures in group])
 
-    def follow(self, jobs: Mapping[str, Job]) -> int:
+    def follow(self, jobs: Sequence[Job]) -> int:
         """Do one's share of all that is made; the exit status to end with."""
+        known = {job.key: job for job in jobs}
 
         def work(order: str) -> None:
             self.batch, shrunk, keys = json.loads(order)
             while self._shrunk < shrunk:
                 self.shrink()
-            self.make([(jobs[key], ()) for key in keys])
+            self.make([(known[key], ()) for key in keys])
 
         return self._team.follow(work)
 
@@ -230,25 +230,6 @@ def _write(job: Job, made: Made, settings: Lora, seed: int, backbone: Backbone) 
     saving.save_tensors(output, fitted.tensors, header, config)
     state_file(output).unlink(missing_ok=True)
     return figures
-
-
-def follow(prepare: Callable[..., Prepared], team: Team) -> int:
-    """Help the process that leads with all its LoRAs.
-
-    Args:
-        prepare: What that process prepared too; takes the team.
-        team: Whom to follow.
-
-    Returns:
-        The exit status to end with. What went wrong is for the one that leads to say.
-    """
-    try:
-        with team.same_fate():
-            prepared = prepare(team=team)
-        maker = cast(LoraMaker, prepared.start())
-        return maker.follow({job.key: job for job in prepared.plan.jobs})
-    except StyleError as error:
-        return error.exit_status
 
 
 def state_file(output: Path) -> Path:

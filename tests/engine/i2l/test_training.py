@@ -18,11 +18,11 @@ from stylecli.engine.i2l.training.steps import (
     Trainer,
     groups,
     in_model,
-    learning_rate,
     losses,
     predicted,
 )
 from stylecli.engine.i2l.training.validation import DIFFERENCES, Examination, can_compare
+from stylecli.engine.training.optimising import learning_rate
 from stylecli.errors import ItemError, UsageError
 from stylecli.recipe.i2l import Data, References, Train, Validation
 from tests.engine.i2l import toy
@@ -269,7 +269,7 @@ def test_what_is_cached_is_what_is_computed(world: Dataset, settings: Train):
 
 
 def test_of_a_full_shelf_the_oldest_leaves_memory(tmp_path: Path):
-    from stylecli.engine.i2l.training.caches import Shelf
+    from stylecli.engine.training.shelf import Shelf
 
     shelf = Shelf("i2l-tokens", "a", is_kept=False, warn=print, memory_bytes=80)
     made: list[str] = []

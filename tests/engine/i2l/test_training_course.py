@@ -16,10 +16,12 @@ from stylecli.backbone import row_loras
 from stylecli.engine.i2l.data.items import Dataset
 from stylecli.engine.i2l.training import course as courses
 from stylecli.engine.i2l.training import measures
-from stylecli.engine.i2l.training.course import Course, Log
-from stylecli.engine.i2l.training.state import STATE, Place
+from stylecli.engine.i2l.training.course import Course
+from stylecli.engine.i2l.training.maker import PREDICTOR
 from stylecli.engine.i2l.training.steps import Trainer
 from stylecli.engine.i2l.training.validation import Examination
+from stylecli.engine.training.log import Log
+from stylecli.engine.training.state import STATE, Place
 from stylecli.errors import UsageError, WeightsError
 from stylecli.recipe.i2l import Train, Validation
 from tests.engine.i2l import toy
@@ -66,7 +68,7 @@ def begun(world: Dataset, folder: Path, settings: Train = SETTINGS, key: str = "
     validation = Validation(every=3, tuples=4, sigmas=2, images_every=100)
     return Course(
         trainer=Trainer(toy.predictor(), material, settings),
-        place=Place(folder / "p.training", key, "data", settings.keep),
+        place=Place(folder / "p.training", key, "data", settings.keep, PREDICTOR),
         write=lambda file: file.parent.mkdir(parents=True) or file.write_bytes(b"usable"),
         examination=Examination(material, toy.held_out(world), validation, seed=0),
         settings=validation,
@@ -135,7 +137,7 @@ def test_only_the_last_checkpoints_stay_and_a_half_written_one_is_none(
     assert sorted(entry.name for entry in folder.iterdir()) == ["step-00000004", "step-00000006"]
     (folder / "step-00000008").mkdir()
     (folder / "step-00000008" / "predictor.safetensors").write_bytes(b"half")
-    place = Place(folder, "a", "data", 2)
+    place = Place(folder, "a", "data", 2, PREDICTOR)
     assert place.newest() == 6
     (folder / "mine.txt").write_text("kept")
     place.clear()

@@ -24,14 +24,14 @@ from stylecli import __version__
 from stylecli.artifacts import store
 from stylecli.artifacts.files import replacing, to_json, write_atomic
 from stylecli.artifacts.locks import WriteLock
+from stylecli.engine.claims import Claim, as_text
 from stylecli.engine.context import Reporter
 from stylecli.engine.i2l.data import contact, items
 from stylecli.engine.i2l.data.making import IMAGES, Failed, LeftOut, Made, Source
-from stylecli.errors import InputError, OutputDiffersError
+from stylecli.errors import InputError
 
 SCHEMA_VERSION = 1
 MARK, PARTS, PLAN, SHEET = "dataset.json", ".parts", "plan.json", "sheet.png"
-CLEARING = "is_clearing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +76,7 @@ class Build:
         Raises:
             OutputDiffersError: It holds another set, or files that are none of ours.
         """
-        known = self._known()
-        if known == self.key or (known is not None and self.overwrite):
-            return
-        if known is not None:
-            raise OutputDiffersError(
-                f"{self.folder} holds a set that was made from something else",
-                fix="--overwrite replaces it; or choose another --output",
-            )
-        for name in (items.NAME, IMAGES, PARTS):
-            if (self.folder / name).exists():
-                raise OutputDiffersError(
-                    f"{self.folder} holds {name}, and no set of ours",
-                    fix="choose another --output",
-                )
+        self._claim.check()
 
     def run(self) -> Built:
         """Make what is missing, and the list of all.
@@ -104,46 +91,42 @@ class Build:
         lock.take(wait=self.wait)
         try:
             self.check()
-            self._clear_others()
+            self._claim.clear(self._others())
             if (about := self._finished()) is not None:
                 shutil.rmtree(self.folder / PARTS, ignore_errors=True)
                 return Built("skipped", about, [])
-            write_atomic(self.folder / PARTS / PLAN, _text({"key": self.key}))
+            self._claim.begin()
             self._make()
             return self._conclude()
         finally:
             lock.release()
 
-    def _known(self) -> str | None:
-        """The key of the set that is there, or is being made."""
-        for file in (self.folder / PARTS / PLAN, self.folder / MARK):
-            if isinstance(key := _read(file).get("key"), str):
-                return key
-        return None
+    @property
+    def _claim(self) -> Claim:
+        return Claim(
+            folder=self.folder,
+            key=self.key,
+            mark=MARK,
+            plan=f"{PARTS}/{PLAN}",
+            taken=(items.NAME, IMAGES, PARTS),
+            overwrite=self.overwrite,
+        )
+
+    def _others(self) -> Iterator[Path]:
+        """All that a set consists of, its mark apart."""
+        for file in (items.NAME, SHEET, *self.source.extras(), IMAGES):
+            yield self.folder / file
+        yield from (self.folder / PARTS).glob("*.jsonl")
 
     def _finished(self) -> Mapping[str, Any] | None:
-        about = _read(self.folder / MARK)
-        if about.get("failed") != 0:
-            return None
+        about = self._claim.finished()
         try:
-            items.read(self.folder)
+            if about is not None:
+                items.read(self.folder)
         except InputError:
             # Its list or a picture is gone since, and is made again.
             return None
         return about
-
-    def _clear_others(self) -> None:
-        """Remove a set of something else, or what a run that was killed left of one."""
-        plan = _read(self.folder / PARTS / PLAN)
-        if self._known() in (None, self.key) and not plan.get(CLEARING):
-            return
-        # From here on what is there is ours, half gone or not.
-        write_atomic(self.folder / PARTS / PLAN, _text({"key": self.key, CLEARING: True}))
-        for file in (MARK, items.NAME, SHEET, *self.source.extras()):
-            (self.folder / file).unlink(missing_ok=True)
-        for part in (self.folder / PARTS).glob("*.jsonl"):
-            part.unlink()
-        shutil.rmtree(self.folder / IMAGES, ignore_errors=True)
 
     def _make(self) -> None:
         """Every unit that is not there whole; at most two a worker are under way."""
@@ -252,7 +235,7 @@ class Build:
             note=", ".join(f"{count} {name}" for name, count in counts["splits"].items()),
             said={"command": "i2l-data", "version": __version__, "key": self.key},
         )
-        write_atomic(self.folder / MARK, _text(about))
+        write_atomic(self.folder / MARK, as_text(about))
         if not failed:
             shutil.rmtree(self.folder / PARTS, ignore_errors=True)
         return Built("done", about, failed)
@@ -264,15 +247,3 @@ def _row(made: Made) -> dict[str, Any]:
     if isinstance(made, LeftOut):
         return {"left_out": made.why}
     return made.row()
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _text(value: object) -> bytes:
-    return json.dumps(json.loads(to_json(value)), indent=1).encode() + b"\n"

@@ -61,7 +61,7 @@ class Icons:
             InputError: A family is missing, or draws too few things for a style.
         """
         self._wanted = wanted
-        self._icons = _sorted(glyphs.read_icons(wanted.icons))
+        self._icons = glyphs.by_family(glyphs.read_icons(wanted.icons))
         self.styles = styles.drawn(wanted.counts, wanted.seed)
         self._units = _units(self.styles)
         self.unit_names = [f"{unit[0].id} to {unit[-1].id}" for unit in self._units]
@@ -102,7 +102,7 @@ class Icons:
 
     def _shown(self, style: Named) -> list[Icon]:
         """What a style draws: as likely one thing as another, each once."""
-        pool = self._icons[style.style.family, style.split != TRAIN]
+        pool = self._icons.get((style.style.family, style.split != TRAIN), [])
         if len(pool) < 2:
             kind = "train" if style.split == TRAIN else "held-out"
             raise InputError(
@@ -134,19 +134,6 @@ class Icons:
             split=style.split,
             licence=glyphs.FAMILIES[icon.family].licence,
         )
-
-
-def _sorted(icons: Sequence[Icon]) -> dict[tuple[str, bool], list[Icon]]:
-    """By family and by whether the content is held out; one drawing of a content."""
-    found: dict[tuple[str, bool], dict[str, Icon]] = {
-        (family, held): {} for family in glyphs.FAMILIES for held in (False, True)
-    }
-    for icon in icons:
-        held = {glyphs.content_is_held_out(word) for word in (icon.name, icon.content)}
-        # What one family calls by a held-out name and the others do not is for neither.
-        if len(held) == 1:
-            found[icon.family, held.pop()].setdefault(icon.content, icon)
-    return {key: list(by_content.values()) for key, by_content in found.items()}
 
 
 def _units(found: Sequence[Named]) -> list[list[Named]]:

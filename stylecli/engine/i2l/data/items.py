@@ -10,7 +10,6 @@ The last four may be left out. Whatever else a line holds, or lacks, is refused 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -20,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stylecli.artifacts import images, store
+from stylecli.artifacts import images, rows, store
 from stylecli.engine.i2l.data import holdout
 from stylecli.engine.i2l.data.words import number, plain, says
 from stylecli.errors import ImageError, InputError, did_you_mean
@@ -195,35 +194,18 @@ def listed(file: Path) -> Iterator[Item]:
         InputError: It cannot be read, or a line is not an item, or an id occurs twice.
     """
     seen: set[str] = set()
-    try:
-        with file.open(encoding="utf-8") as stream:
-            for count, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                item = _item(file, f"{file.name}:{count}", line)
-                if item.id in seen:
-                    raise InputError(
-                        f"{file.name}:{count}: id {item.id!r} occurs twice",
-                        fix="give every picture an id of its own",
-                    )
-                seen.add(item.id)
-                yield item
-    except OSError as error:
-        raise InputError(
-            f"no set at {file.parent}: {file.name}: {error.strerror or error}",
-            fix="`style i2l-data` makes one",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not text", fix=f"give a folder with {NAME}") from error
+    fix = "`style i2l-data` makes one"
+    for where, row in rows.objects(file, what=f"no set at {file.parent}", fix=fix):
+        item = _item(file, where, row)
+        if item.id in seen:
+            raise InputError(
+                f"{where}: id {item.id!r} occurs twice", fix="give every picture an id of its own"
+            )
+        seen.add(item.id)
+        yield item
 
 
-def _item(file: Path, where: str, line: str) -> Item:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON: {error}", fix="mend or remove the line") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is not an object", fix="mend or remove the line")
+def _item(file: Path, where: str, row: Mapping[str, Any]) -> Item:
     for key in row:
         if key not in NEEDED and key not in OPTIONAL:
             raise InputError(
@@ -272,24 +254,12 @@ def _shared(text: str | None) -> str | None:
 
 
 def _refuse_missing(file: Path, items: Sequence[Item]) -> None:
-    # One listing a folder: a question a file takes minutes where the disk is far away.
-    found: dict[str, frozenset[str]] = {}
-    missing: list[Item] = []
-    for item in items:
-        folder, name = os.path.split(item.name)
-        if folder not in found:
-            try:
-                entries = (item.folder / folder).iterdir()
-                found[folder] = frozenset(entry.name for entry in entries)
-            except OSError:
-                found[folder] = frozenset()
-        if name not in found[folder]:
-            missing.append(item)
-    if missing:
-        others = f", and those of {len(missing) - 1} others" if missing[1:] else ""
+    names = {item.name: item for item in items}
+    if gone := rows.missing(file.parent, names):
+        first = names[gone[0]]
+        others = f", and those of {len(gone) - 1} others" if gone[1:] else ""
         raise InputError(
-            f"{file.name}: the picture of item {missing[0].id!r}, {missing[0].name}, is not "
-            f"there{others}",
+            f"{file.name}: the picture of item {first.id!r}, {first.name}, is not there{others}",
             fix="run `style i2l-data` again, or remove the lines",
         )
 

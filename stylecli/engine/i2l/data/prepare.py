@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stylecli.engine.context import Reporter
+from stylecli.engine.extras import drawing_icons
 from stylecli.engine.i2l.data.building import Build
 from stylecli.engine.i2l.data.imports import Imported
 from stylecli.engine.i2l.data.imports import Wanted as Pictures
@@ -95,16 +96,9 @@ def prepare(asked: Asked, reporter: Reporter) -> Build:
 
 
 def _of_icons(asked: Asked, folder: Path) -> Source:
-    try:
+    with drawing_icons():
         from stylecli.engine.i2l.data import icons
         from stylecli.engine.i2l.data.styles import Counts
-    except ModuleNotFoundError as error:
-        if error.name != "resvg_py":
-            raise
-        raise UsageError(
-            "drawing icons needs resvg-py, which is not installed",
-            fix="pip install 'stylecli[pocket]'",
-        ) from error
     wish = asked.of_icons
     return icons.Icons(
         icons.Wanted(

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stylecli.artifacts.files import unwritable, write_atomic
 from stylecli.backbone.lora_algebra import effective_rank
 from stylecli.backbone.row_loras import views
 from stylecli.engine.context import Reporter
 from stylecli.engine.i2l.training import sheets
-from stylecli.engine.i2l.training.state import PREDICTOR, Place
 from stylecli.engine.i2l.training.steps import Figures, Trainer, predicted
 from stylecli.engine.i2l.training.validation import Answer, Examination
-from stylecli.engine.runs.local import is_out_of_memory
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.training.checkpoint import JSON
-from stylecli.errors import ItemError, StyleError
+from stylecli.engine.training.interruption import kept
+from stylecli.engine.training.log import Log
+from stylecli.engine.training.state import Place
 from stylecli.recipe.i2l import Validation
 
 # Steps whose mean loss makes a row of the log.
@@ -36,38 +33,6 @@ ENOUGH_ERRORS = 2.0
 FRESH_RANK, LEAST_RANK = 0.8, 0.4
 # Times are counted in so many parts of the whole.
 TIME_BINS = 10
-
-
-class Log:
-    """Figures of a training, a row of JSON for each; what came after a checkpoint is forgotten."""
-
-    def __init__(self, path: Path, step: int | None) -> None:
-        """Begin a log, or go on with one that is there.
-
-        Args:
-            step: Of the checkpoint that the training goes on from; None begins.
-
-        Raises:
-            ItemError: It cannot be written.
-        """
-        self._path = path
-        rows: list[str] = []
-        if step is not None and path.exists():
-            rows = path.read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if 0 <= _step(row) <= (step or 0)]
-        write_atomic(path, "".join(f"{row}\n" for row in kept).encode())
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Write one more.
-
-        Raises:
-            ItemError: It cannot be written.
-        """
-        try:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(f"{json.dumps(row)}\n")
-        except OSError as error:
-            raise unwritable(self._path, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +91,8 @@ class Course:
         return {} if answer is None else summary(answer)
 
     def _step(self, running: Running) -> Figures:
-        done = self.trainer.done
-        try:
+        with kept(self.trainer, self.place, lambda: self._save(running), self.reporter):
             return self.trainer.step()
-        except BaseException as error:
-            # Cut off before anything was learned of the step, be it the first: what is looked at
-            # before that takes as long as many steps.
-            is_whole = not self.trainer.is_torn and self.trainer.done == done
-            if _is_end(error) and is_whole and self.place.newest() != done:
-                self.reporter.note(f"keeping what {done} steps have learned")
-                with suppress(ItemError):  # older checkpoints are still there
-                    self._save(running)
-            raise
 
     def _begin(self, log: Log | None) -> None:
         """What can be seen before the first step."""
@@ -211,7 +166,7 @@ class Course:
     def _save(self, running: Running) -> None:
         if not self.team.leads:
             return
-        self.write(self.place.path(self.trainer.done) / PREDICTOR)
+        self.write(self.place.path(self.trainer.done) / self.place.usable)
         self.place.save(self.trainer, running.to_json())
 
     def _note(self, log: Log | None, row: Mapping[str, object]) -> None:
@@ -280,17 +235,3 @@ def summary(answer: Answer) -> dict[str, Any]:
         mean, error = answer.difference(name)
         figures[f"d_{name}"] = [round(mean, 6), round(error, 6)]
     return figures
-
-
-def _is_end(error: BaseException) -> bool:
-    """Whether it leaves tensors as they were: a signal, too little memory, or what users mend."""
-    if not isinstance(error, Exception):  # a signal's
-        return True
-    return isinstance(error, StyleError) or is_out_of_memory(error)
-
-
-def _step(row: str) -> int:
-    try:
-        return int(json.loads(row)["step"])
-    except (ValueError, KeyError, TypeError):
-        return -1  # torn

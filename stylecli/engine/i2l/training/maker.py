@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from stylecli.artifacts import cache, store
 from stylecli.artifacts.files import to_json
@@ -17,18 +17,20 @@ from stylecli.engine.i2l.training.caches import Encoded
 from stylecli.engine.i2l.training.course import Course
 from stylecli.engine.i2l.training.draws import Draws
 from stylecli.engine.i2l.training.pupil import Loaded
-from stylecli.engine.i2l.training.state import Place, folder_of, log_of
 from stylecli.engine.i2l.training.steps import Material, Trainer
 from stylecli.engine.i2l.training.validation import Examination, can_compare
 from stylecli.engine.plan import Job
 from stylecli.engine.provenance import Model, provenance
-from stylecli.engine.request import Prepared
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
-from stylecli.errors import InputError, StyleError
+from stylecli.engine.training.state import Place, folder_of, log_of
+from stylecli.errors import InputError
 from stylecli.methods.i2l import files as predictors
 from stylecli.methods.i2l.predictor import Predictor
 from stylecli.recipe.i2l import I2L
+
+# What of a checkpoint can be used.
+PREDICTOR = "predictor.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,15 @@ class PredictorMaker:
                 )
             return [self._trained(job, place, self._loaded)]
 
-    def follow(self, jobs: Mapping[str, Job]) -> int:
+    def follow(self, jobs: Sequence[Job]) -> int:
         """Do one's share; the exit status to end with."""
+        known = {str(job.output): job for job in jobs}
 
         def work(order: str) -> None:
             shrunk, output = json.loads(order)
             while self._shrunk < shrunk:
                 self.shrink()
-            self.make([(jobs[output], None)])
+            self.make([(known[output], None)])
 
         return self._team.follow(work)
 
@@ -225,6 +228,7 @@ class PredictorMaker:
             pupil.identity(self._settings, self._session, self._start.init),
             self._dataset.digest,
             self._settings.train.keep,
+            PREDICTOR,
         )
 
     def _first_rows(self) -> int:
@@ -241,22 +245,3 @@ def held_out(dataset: Dataset, settings: I2L, seed: int) -> Tuples | None:
     except InputError:  # no style of it has a target and a reference
         return None
     return tuples if can_compare(tuples, settings.validation.tuples) else None
-
-
-def follow(prepare: Callable[..., Prepared], team: Team) -> int:
-    """Help the process that leads with its predictor.
-
-    Args:
-        prepare: What that process prepared too; takes the team.
-        team: Whom to follow.
-
-    Returns:
-        The exit status to end with. What went wrong is for the one that leads to say.
-    """
-    try:
-        with team.same_fate():
-            prepared = prepare(team=team)
-        maker = cast(PredictorMaker, prepared.start())
-        return maker.follow({str(job.output): job for job in prepared.plan.jobs})
-    except StyleError as error:
-        return error.exit_status

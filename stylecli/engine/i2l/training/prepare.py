@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
-
-import torch
 
 from stylecli.artifacts import store
 from stylecli.backbone import registry
@@ -22,6 +19,7 @@ from stylecli.engine.plan import Input, Wanted
 from stylecli.engine.request import Destination, Prepared
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
+from stylecli.engine.training import refusals
 from stylecli.errors import UsageError
 from stylecli.methods.i2l.presets import resolve
 from stylecli.recipe.i2l import Train
@@ -54,16 +52,15 @@ def i2l_train(
     """
     _refuse_folder(destination)
     settings = recipe.i2l
-    _refuse_idle(settings.train, team, destination)
+    _refuse_idle(settings.train, team)
+    refusals.refuse_engine(destination, "one predictor")
     data = items.read(dataset, holdout_count=settings.data.holdout)
     seed = recipe.sampling.seed
     tuples = Tuples(
         data.split(TRAIN), settings.data, seed, targets=settings.train.targets_per_style
     )
-    session = Session.open(
-        recipe, reporter, allow_download=allow_download, kinds=get_args(registry.Kind)
-    )
-    _refuse_float16(session)
+    session = Session.open(recipe, reporter, allow_download=allow_download, kinds=registry.DRAWING)
+    refusals.refuse_float16(session, "a predictor")
     listed = dataset if dataset.suffix == ".jsonl" else dataset / items.NAME
     inputs = [Input("dataset", listed, data.digest)]
     layer_set = resolve(settings, recipe.backbone.id).layer_set
@@ -142,25 +139,11 @@ def _refuse_folder(destination: Destination) -> None:
         )
 
 
-def _refuse_idle(train: Train, team: Team, destination: Destination) -> None:
+def _refuse_idle(train: Train, team: Team) -> None:
     """See that every process has a style of every step."""
     if train.global_batch < team.size:
         raise UsageError(
             f"i2l.train.global_batch {train.global_batch} leaves some of {team.size} processes "
             "without work",
             fix=f"--set i2l.train.global_batch={team.size}",
-        )
-    if destination.engine != "local":
-        raise UsageError(
-            f"--engine {destination.engine} shares out items, and there is one predictor",
-            fix="start several processes with accelerate launch or torchrun",
-        )
-
-
-def _refuse_float16(session: Session) -> None:
-    """Gradients pass the whole model, and the smallest would be none."""
-    if session.context.dtype == torch.float16:
-        raise UsageError(
-            "i2L is not trained through a model in float16, whose gradients vanish",
-            fix="--dtype bfloat16, or float32",
         )

@@ -6,7 +6,6 @@ carry gradients from its output to the LoRAs, and the predictor takes them from 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from stylecli.backbone.denoisers.base import Denoiser
 from stylecli.engine.i2l.training.caches import Encoded
 from stylecli.engine.i2l.training.draws import Batch, Draws, Lesson, batch
 from stylecli.engine.runs.processes import ALONE, Team
-from stylecli.errors import ItemError, UsageError
+from stylecli.engine.training import optimising
+from stylecli.errors import UsageError
 from stylecli.methods.i2l.predictor import Predictor
 from stylecli.recipe.i2l import Train
 
 BETAS = (0.9, 0.999)
 TIMESTEPS = 1000
-# Numbers that processes add up in one message.
-TOGETHER = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +122,16 @@ class Trainer:
             ItemError: The loss or the gradient is no number; nothing was learned from it.
         """
         loss, references, times = self.gradients()
-        parameters = list(self.predictor.parameters())
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ItemError(
-                f"the loss is {loss} and its gradient {norm} at step {self.done}",
-                fix="lower i2l.train.lr, or use --dtype float32",
-            )
-        rate = learning_rate(self.settings, self.done)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        rate = optimising.learning_rate(self.settings, self.done)
+        norm = optimising.prepare(
+            self.optimiser,
+            self.predictor.parameters(),
+            loss=loss,
+            rate=rate,
+            clip=self.settings.clip,
+            step=self.done,
+            section="i2l",
+        )
         self.is_torn = True
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -141,6 +139,10 @@ class Trainer:
         self._average()
         self.is_torn = False
         return Figures(loss, norm, rate, references, times)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that learn, in the optimiser's order."""
+        return dict(self.predictor.named_parameters())
 
     def gradients(self) -> tuple[float, int, list[float]]:
         """Of the next step, added up over all processes; and its loss, N and times.
@@ -157,9 +159,7 @@ class Trainer:
             some = self.material.batch(own[at : at + self._at_once])
             total += self._backward(some, rows)
             times += self.material.shares(some.times)
-        grads = [_gradient(parameter) for parameter in self.predictor.parameters()]
-        for part in _parts(grads):
-            self._team.add_up(part)
+        optimising.add_up(self._team, self.predictor.parameters())
         self._team.add_up([total])
         return float(total), len(lessons[0].references), times
 
@@ -236,22 +236,6 @@ def losses(denoiser: Denoiser, some: Batch) -> Float[Tensor, " rows"]:
     return (output.float() - wanted.float()).square().flatten(1).mean(dim=1)
 
 
-def learning_rate(settings: Train, step: int) -> float:
-    """Rises in a line, then stays or falls along half a cosine.
-
-    >>> one = Train(lr=0.1, warmup=2, steps=12, schedule="cosine")
-    >>> [round(learning_rate(one, step), 3) for step in (0, 1, 2, 7, 12)]
-    [0.05, 0.1, 0.1, 0.05, 0.0]
-    """
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    if settings.schedule == "constant":
-        return settings.lr
-    left = max(1, settings.steps - settings.warmup)
-    share = min(1.0, (step - settings.warmup) / left)
-    return settings.lr_end + (settings.lr - settings.lr_end) * (1 + math.cos(math.pi * share)) / 2
-
-
 def groups(predictor: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices of trunk and heads decay; norms, the bias and queries do not."""
     apart: Mapping[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -288,23 +272,6 @@ def refuse_dead(predictor: Predictor) -> None:
             "all last matrices of this predictor are zero, so that it would never learn",
             fix="begin from another --init, or without",
         )
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def _parts(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors in order, as many at a time as a message holds."""
-    part: list[Tensor] = []
-    for tensor in tensors:
-        if part and sum(one.numel() for one in part) + tensor.numel() > TOGETHER:
-            yield part
-            part = []
-        part.append(tensor)
-    yield part
 
 
 def _copy(predictor: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -23,6 +23,7 @@ from stylecli.engine.i2l.training.caches import Look
 from stylecli.engine.i2l.training.draws import Batch
 from stylecli.engine.i2l.training.steps import Material, in_model, losses, predicted
 from stylecli.engine.runs.processes import ALONE, Team
+from stylecli.engine.training.optimising import middles
 from stylecli.methods.i2l.predictor import Predictor
 from stylecli.recipe.i2l import Validation
 from stylecli.tensors.seeds import generator
@@ -216,8 +217,7 @@ def levels(material: Material, count: int, seed: int) -> list[float]:
     """The middles of equally likely parts of the times that training draws."""
     chance = generator(seed, "levels")
     drawn = material.denoiser.sample_times(DRAWN, chance, shift=material.shift)
-    sorted_ = drawn.cpu().float().sort().values
-    return [float(sorted_[int((part + 0.5) * DRAWN / count)]) for part in range(count)]
+    return middles(drawn, count)
 
 
 def _mean(rows: Float64[Tensor, " questions"]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""Checkpoints of a training: folders beside the predictor that is to be, the last few of them.
+"""Checkpoints of a training: folders beside the file that is to be, the last few of them.
 
-Each holds a predictor that can be used, and what it takes besides to go on. The state is written
-last, so a folder without it is one whose writer was killed.
+Each holds what was learned so far as it can be used, and what it takes besides to go on. The state
+is written last, so a folder without it is one whose writer was killed.
 """
 
 from __future__ import annotations
@@ -11,22 +11,41 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from stylecli.engine.i2l.training.steps import Trainer
 from stylecli.engine.training import checkpoint
 from stylecli.engine.training.checkpoint import JSON
 from stylecli.errors import UsageError, WeightsError
 
-STATE, PREDICTOR = "state.safetensors", "predictor.safetensors"
+STATE = "state.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
 _OPTIMISER, _OWN, _AVERAGES = "optimiser.", "own.", "averages."
 
 
+class Learner(Protocol):
+    """What is trained.
+
+    Attributes:
+        done: Steps.
+        averages: Of the parameters, where they are averaged.
+        is_torn: A step was cut off while it changed the parameters.
+    """
+
+    optimiser: torch.optim.Optimizer
+    done: int
+    averages: dict[str, Tensor] | None
+    is_torn: bool
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that learn, in the optimiser's order."""
+        ...
+
+
 def folder_of(output: Path) -> Path:
-    """Where a predictor's training keeps its checkpoints and its sheets."""
+    """Where the training of a file keeps its checkpoints and its sheets."""
     return output.with_name(f"{output.stem}.training")
 
 
@@ -42,12 +61,15 @@ class Place:
     Attributes:
         settings: Digest of all settings that decide what is learned.
         data: Of the set.
+        keep: How many stay.
+        usable: Name of the file in each that can be used; whoever trains writes it.
     """
 
     folder: Path
     settings: str
     data: str
     keep: int
+    usable: str
 
     def path(self, step: int) -> Path:
         """Of one checkpoint."""
@@ -57,8 +79,8 @@ class Place:
         """The step of the last that is whole."""
         return max(self._steps(), default=None)
 
-    def save(self, trainer: Trainer, running: Mapping[str, JSON]) -> None:
-        """Keep what the next step starts from; the predictor itself is there already.
+    def save(self, trainer: Learner, running: Mapping[str, JSON]) -> None:
+        """Keep what the next step starts from; what can be used is there already.
 
         Raises:
             ItemError: The disk is full; older checkpoints are still there.
@@ -67,7 +89,7 @@ class Place:
             f"{_OPTIMISER}{name}": value
             for name, value in checkpoint.optimizer_tensors(trainer.optimiser).items()
         }
-        own = trainer.predictor.named_parameters()
+        own = trainer.parameters().items()
         tensors |= {f"{_OWN}{name}": value.detach() for name, value in own}
         averages = trainer.averages or {}
         tensors |= {f"{_AVERAGES}{name}": value for name, value in averages.items()}
@@ -81,15 +103,15 @@ class Place:
         for step in sorted(self._steps())[: -self.keep]:
             self._remove(step)
 
-    def resume(self, trainer: Trainer, *, force: bool = False) -> dict[str, JSON]:
+    def resume(self, trainer: Learner, *, force: bool = False) -> dict[str, JSON]:
         """Put everything back as the last checkpoint has it; what was counted then.
 
         Args:
             force: Go on where settings or data are others now.
 
         Raises:
-            UsageError: They are, or it is of another predictor.
-            WeightsError: It is damaged.
+            UsageError: They are.
+            WeightsError: It is damaged, or of another size.
         """
         step = self.newest()
         if step is None:
@@ -100,7 +122,7 @@ class Place:
         own = _part(tensors, _OWN)
         _refuse_misfit(trainer, own, file)
         with torch.no_grad():
-            for name, parameter in trainer.predictor.named_parameters():
+            for name, parameter in trainer.parameters().items():
                 parameter.copy_(own[name])
         if trainer.averages is not None:
             # A training that begins to average now begins where it is.
@@ -138,7 +160,7 @@ class Place:
 
     def _remove(self, step: int) -> None:
         # The state first: without it nobody takes what is left for a checkpoint.
-        for name in (STATE, PREDICTOR):
+        for name in (STATE, self.usable):
             (self.path(step) / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody put a file of theirs there
             self.path(step).rmdir()
@@ -152,10 +174,10 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _refuse_misfit(trainer: Trainer, own: Mapping[str, Tensor], file: Path) -> None:
-    wanted = {name: value.shape for name, value in trainer.predictor.named_parameters()}
+def _refuse_misfit(trainer: Learner, own: Mapping[str, Tensor], file: Path) -> None:
+    wanted = {name: value.shape for name, value in trainer.parameters().items()}
     if wanted != {name: value.shape for name, value in own.items()}:
         raise WeightsError(
-            f"{file.parent} is of a predictor of another size",
-            fix="resume with its i2l.predictor and i2l.layer_set, or begin again: --overwrite",
+            f"{file.parent} holds something of another size than what is trained",
+            fix="resume with the sizes it was begun with, or begin again: --overwrite",
         )

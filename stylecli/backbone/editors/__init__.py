@@ -1,0 +1,1 @@
+"""Models that edit a picture by instruction, each behind `base.Editor`."""

@@ -1,0 +1,72 @@
+"""FLUX.1-Kontext's transformer from a folder, whole or in fewer bits."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stylecli.backbone.editors.eight_bits import in_eight_bits
+from stylecli.backbone.model import load_part
+from stylecli.errors import UsageError
+
+Quantize = Literal["none", "nf4", "fp8"]
+
+
+def open_transformer(
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: Quantize,
+    variant: str | None,
+) -> Any:
+    """Frozen, in eval mode, on the device.
+
+    Args:
+        quantize: nf4 keeps the blocks' weights in 4 bits, through bitsandbytes; fp8 in 8, here.
+
+    Raises:
+        UsageError: nf4 without bitsandbytes, or on a device that has no such kernels.
+        WeightsError: Missing, damaged or of another model.
+    """
+    from diffusers import FluxTransformer2DModel
+
+    if quantize == "nf4":
+        model = _in_four_bits(FluxTransformer2DModel, folder, device, dtype, variant)
+    else:
+        model = load_part(FluxTransformer2DModel, folder, "transformer", dtype, variant)
+    model.requires_grad_(False).eval()
+    if quantize == "fp8":
+        in_eight_bits(model, device)
+    return model if quantize == "nf4" else model.to(device)
+
+
+def _in_four_bits(
+    cls: Any, folder: Path, device: torch.device, dtype: torch.dtype, variant: str | None
+) -> Any:
+    if device.type != "cuda":
+        raise UsageError(
+            f"route.quantize nf4 needs an NVIDIA GPU, and this runs on {device.type}",
+            fix="--device cuda, or --set route.quantize=fp8",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "route.quantize nf4 needs bitsandbytes, which is not installed",
+            fix='pip install "stylecli[quant]", or --set route.quantize=fp8',
+        )
+    from diffusers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+    return load_part(
+        cls,
+        folder,
+        "transformer",
+        dtype,
+        variant,
+        placed={"quantization_config": how, "device_map": {"": device}},
+    )

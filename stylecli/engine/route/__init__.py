@@ -1,0 +1,1 @@
+"""RegionRoute: its training set, its experts, and edits without masks."""

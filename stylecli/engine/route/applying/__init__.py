@@ -1,0 +1,1 @@
+"""Styles for objects of pictures, by experts and in words: `style route-apply`."""

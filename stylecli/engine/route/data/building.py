@@ -1,0 +1,350 @@
+"""Building a set: a sample is in the list once its files are there, and the mark comes last.
+
+`samples.jsonl` grows by a line a sample, in the order of the source; `runs.jsonl` tells of each
+besides. A run that was killed leaves both, and the next one makes what they lack. A folder that has
+`dataset.json` is a set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from stylecli import __version__
+from stylecli.artifacts import rows, store
+from stylecli.artifacts.files import replacing, to_json, write_atomic
+from stylecli.artifacts.journal import Journal
+from stylecli.engine.claims import Claim, as_text
+from stylecli.engine.context import Reporter
+from stylecli.engine.route.data import contact, items
+from stylecli.engine.route.data.making import (
+    Hands,
+    Source,
+    Styled,
+    Subject,
+    box_of,
+    keep,
+    mask_image,
+    png,
+    sample_id,
+    slug,
+    target_of,
+    told,
+)
+from stylecli.errors import DiskFullError, InputError, ItemError
+from stylecli.methods.regionroute.styles import Style
+from stylecli.recipe.route import Data
+
+PLAN, SHEET, JOURNAL = ".plan.json", "contact.png", "runs.jsonl"
+IMAGES, MASKS, TARGETS, CACHE = "images", "masks", "targets", "cache"
+COMMAND = "route-data"
+# A name below the folder, and a digest.
+_File = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A sample that could not be made."""
+
+    key: str
+    error: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of a set.
+
+    Attributes:
+        status: done, or skipped where it was there already.
+        about: What `dataset.json` says.
+        failed: Samples that are missing from it.
+    """
+
+    status: str
+    about: Mapping[str, Any]
+    failed: list[Failed]
+
+
+@dataclass(frozen=True, slots=True)
+class _Covered:
+    """A mask's file, and what it covers."""
+
+    name: str
+    sha256: str
+    area: float
+    box: items.Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A set that is to be in a folder, and nothing else.
+
+    Attributes:
+        hands: Who makes each style; their order is that of a picture's samples.
+        data: How commands are worded, and how objects are pasted.
+        overwrite: A set of something else gives way.
+    """
+
+    source: Source
+    hands: Hands
+    data: Data
+    folder: Path
+    reporter: Reporter
+    overwrite: bool = False
+    wait: bool = False
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """All that decides what the set will be, without names of folders."""
+        return {
+            **self.source.facts,
+            "styles": [[style.id, style.phrase, hand.facts] for style, hand in self.hands.items()],
+            "templates": self.data.templates,
+            "include_style_word": self.data.include_style_word,
+            "feather_px": self.data.feather_px,
+        }
+
+    @property
+    def total(self) -> int:
+        """How many samples it will have."""
+        return len(self.source.subjects) * len(self.hands)
+
+    @property
+    def claim(self) -> Claim:
+        """What it needs of its folder."""
+        return Claim(
+            folder=self.folder,
+            key=store.digest(self.facts),
+            mark=items.MARK,
+            plan=PLAN,
+            taken=(items.NAME, IMAGES, MASKS, TARGETS, JOURNAL),
+            overwrite=self.overwrite,
+        )
+
+    def run(self) -> Built:
+        """Make what is missing, and the list of all.
+
+        Raises:
+            DiskFullError: What was finished stays, and the next run goes on from there.
+            InputError: No sample at all could be made.
+            LockedError: Another run writes to the folder.
+            OutputDiffersError: The folder holds something else.
+        """
+        claim = self.claim
+        with Journal(self.folder, wait=self.wait) as journal:
+            claim.check()
+            claim.clear(
+                self.folder / name
+                for name in (items.NAME, items.EXCLUDED, SHEET, IMAGES, MASKS, TARGETS, CACHE,
+                             JOURNAL)
+            )  # fmt: skip
+            if (about := self._finished(claim)) is not None:
+                (self.folder / PLAN).unlink(missing_ok=True)
+                return Built("skipped", about, [])
+            claim.begin()
+            done = self._whole()
+            journal.note("started", command=COMMAND, version=__version__, items=self.total,
+                         todo=self.total - len(done))  # fmt: skip
+            failed = self._make(journal, done)
+            about = self._conclude(claim.key, failed)
+            journal.note("ended", failed=len(failed))
+        return Built("done", about, failed)
+
+    def _finished(self, claim: Claim) -> Mapping[str, Any] | None:
+        about = claim.finished()
+        try:
+            if about is not None:
+                items.read(self.folder)
+        except InputError:
+            # A list or a picture is gone since, and is made again.
+            return None
+        return about
+
+    def _whole(self) -> set[str]:
+        """Samples that are listed and whose files are there; lines of others are taken out."""
+        file = self.folder / items.NAME
+        if not file.is_file():
+            return set()
+        listed = list(_lines(file))
+        named = {name for row in listed for name in _files(row)}
+        gone = set(rows.missing(self.folder, named))
+        kept = {row["id"]: row for row in listed if not gone.intersection(_files(row))}
+        wanted = self._places()
+        _write(file, [row for one, row in kept.items() if one in wanted])
+        return kept.keys() & wanted.keys()
+
+    def _places(self) -> dict[str, int]:
+        """Samples in their order."""
+        every = (
+            sample_id(subject, style) for subject in self.source.subjects for style in self.hands
+        )
+        return {one: place for place, one in enumerate(every)}
+
+    def _make(self, journal: Journal, done: set[str]) -> list[Failed]:
+        failed = []
+        with self.reporter.task("pictures", self.total) as task:
+            for subject in self.source.subjects:
+                todo = [style for style in self.hands if sample_id(subject, style) not in done]
+                task.advance(len(self.hands) - len(todo))
+                for one in self._make_all(subject, todo):
+                    task.advance()
+                    if isinstance(one, Failed):
+                        failed.append(one)
+                        journal.append({"key": one.key, "status": "failed", "error": one.error})
+                        continue
+                    with (self.folder / items.NAME).open("ab") as stream:
+                        stream.write(to_json(one).encode() + b"\n")
+                    journal.append(
+                        {"key": one["id"], "output": one["target"], "status": "done",
+                         "sha256": one["sha256"]["target"], "seed": one["seed"]}
+                    )  # fmt: skip
+        return failed
+
+    def _make_all(
+        self, subject: Subject, styles: Sequence[Style]
+    ) -> Iterator[dict[str, Any] | Failed]:
+        """A picture in some styles; the picture itself is brought in once."""
+        if not styles:
+            return
+        stem = f"{subject.image_id}_{slug(subject.object)}"
+        try:
+            view = self.source.view(subject)
+            name = f"{IMAGES}/{subject.image_id}{view.suffix}"
+            source = (name, keep(self.folder / name, view.data))
+            shared = self._covered(f"{MASKS}/{stem}.png", view.mask)
+        except DiskFullError:
+            raise
+        except ItemError as error:
+            yield from (Failed(sample_id(subject, style), error.as_row()) for style in styles)
+            return
+        for style in styles:
+            try:
+                styled = self.hands[style].styled(subject, view, style)
+                covered = shared
+                if styled.mask is not view.mask:
+                    covered = self._covered(f"{MASKS}/{style.id}/{stem}.png", styled.mask)
+                target = f"{TARGETS}/{style.id}/{stem}.png"
+                data = png(target_of(view, styled, self.data.feather_px))
+                digest = keep(self.folder / target, data)
+            except DiskFullError:
+                raise
+            except ItemError as error:
+                yield Failed(sample_id(subject, style), error.as_row())
+            else:
+                yield self._row(subject, style, styled, source, covered, (target, digest))
+
+    def _covered(self, name: str, mask: Bool[Tensor, "h w"]) -> _Covered:
+        """Write a mask, and say what it covers."""
+        digest = keep(self.folder / name, png(mask_image(mask)))
+        return _Covered(name, digest, round(float(mask.float().mean()), 6), box_of(mask))
+
+    def _row(
+        self,
+        subject: Subject,
+        style: Style,
+        styled: Styled,
+        source: _File,
+        covered: _Covered,
+        target: _File,
+    ) -> dict[str, Any]:
+        """A sample's line of the list; its files are there."""
+        command = told(
+            subject,
+            style,
+            varies=self.data.templates == "mixed",
+            include_style_word=self.data.include_style_word,
+        )
+        return {
+            "id": sample_id(subject, style),
+            "image_id": subject.image_id,
+            "source": source[0],
+            "target": target[0],
+            "size": list(styled.mask.shape),
+            "style_id": style.id,
+            "prompt": command.prompt,
+            "edits": [
+                {
+                    "object": subject.object,
+                    "style_id": style.id,
+                    "object_span": command.object_span,
+                    "style_span": command.style_span,
+                    "mask": covered.name,
+                    "area": covered.area,
+                    "bbox": covered.box,
+                }
+            ],
+            "split": subject.split,
+            "seed": styled.seed,
+            "sha256": {"source": source[1], "target": target[1], "mask": covered.sha256},
+            "quality": styled.quality,
+        }
+
+    def _conclude(self, key: str, failed: Sequence[Failed]) -> Mapping[str, Any]:
+        """Put the list in order, and write last of all what says that the set is there."""
+        file = self.folder / items.NAME
+        places = self._places()
+        listed = list(_lines(file)) if file.is_file() else []
+        if not listed:
+            raise InputError(
+                f"no sample could be made: {failed[0].error['what']}", fix="mend the source"
+            )
+        # What failed in an earlier run, and was made in this one, stands at the end.
+        ordered = sorted(listed, key=lambda row: places[row["id"]])
+        if ordered != listed:
+            _write(file, ordered)
+        splits: dict[str, list[str]] = {name: [] for name in items.SPLITS}
+        for subject in self.source.subjects:
+            splits[subject.split].append(subject.image_id)
+        write_atomic(self.folder / items.EXCLUDED, as_text(splits))
+        about = {
+            "format": items.FORMAT,
+            "styles": [
+                {"id": style.id, "phrase": style.phrase, "text": style.text,
+                 "aliases": style.aliases}
+                for style in self.hands
+            ],
+            "created_with": {"command": COMMAND, "version": __version__, "facts": self.facts},
+            "resolution_note": "sources, masks and targets have the size of the source",
+            "key": key,
+            "samples": len(ordered),
+            "splits": dict(Counter(row["split"] for row in ordered)),
+            "left_out": dict(self.source.left_out),
+            "failed": len(failed),
+            **self.source.about(),
+        }  # fmt: skip
+        said = {"command": COMMAND, "version": __version__, "key": key}
+        contact.draw(self.folder, ordered, list(self.hands), self.folder / SHEET, said)
+        write_atomic(self.folder / items.MARK, as_text(about))
+        if not failed:
+            (self.folder / PLAN).unlink(missing_ok=True)
+        return about
+
+
+def _files(row: Mapping[str, Any]) -> list[str]:
+    """The files that a line names."""
+    return [row["source"], row["target"], *(edit["mask"] for edit in row["edits"])]
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a list that a run wrote; one that was torn is as if it were not there."""
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and row.keys() >= {"id", "source", "target", "edits"}:
+                yield row
+
+
+def _write(file: Path, listed: Sequence[Mapping[str, Any]]) -> None:
+    with replacing(file) as stream:
+        for row in listed:
+            stream.write(to_json(row).encode() + b"\n")

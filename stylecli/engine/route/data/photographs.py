@@ -1,0 +1,213 @@
+"""Photographs in which objects are outlined, and which object of each is to change (section 1.1).
+
+What a source says of its photographs is read at once, pictures and masks as they are asked for:
+one photograph after the other is looked at, in an order that the seed draws, until there are
+enough.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from stylecli.artifacts import images, store
+from stylecli.engine.route.data.items import TRAIN, VAL
+from stylecli.engine.route.data.making import Subject, View, box_of
+from stylecli.errors import ImageError, InputError
+from stylecli.recipe.route import Data
+from stylecli.tensors.seeds import derive, generator
+
+Mask = Bool[Tensor, "h w"]
+# Last words of phrases that name a place or a part of the picture, not a thing in it.
+_NO_THINGS = """
+top front back side sides piece pieces couple group bunch photo photograph picture image view middle
+center centre area background foreground room street floor ground wall sky road air kitchen bathroom
+field beach water grass city night day edge end bottom corner inside outside scene place way lot set
+row pair body line it he she they them her him his that this what which something one two three some
+"""
+NO_THINGS = frozenset(_NO_THINGS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """An object in a photograph.
+
+    Attributes:
+        name: As a command says it, without an article.
+        read: Its mask, of the photograph's height and width; may raise an InputError or ImageError.
+    """
+
+    name: str
+    read: Callable[[tuple[int, int]], Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A picture's file and what is outlined in it.
+
+    Attributes:
+        id: Of the picture, the same in whatever list it is named.
+    """
+
+    id: str
+    file: Path
+    outlines: tuple[Outline, ...]
+
+
+class Listing(Protocol):
+    """Photographs that somebody outlined things in.
+
+    Attributes:
+        name: For messages.
+        identity: Digest of what lists them.
+    """
+
+    name: str
+    identity: str
+
+    def __iter__(self) -> Iterator[Photograph]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A photograph, and the object of it that changes."""
+
+    photograph: Photograph
+    outline: Outline
+    subject: Subject
+
+
+class Photographs:
+    """A choice of photographs, as a source of a set."""
+
+    def __init__(
+        self,
+        listings: Sequence[Listing],
+        data: Data,
+        seed: int,
+        excluded: Collection[str] = (),
+    ) -> None:
+        """Choose; of every photograph that comes into question one mask at least is read.
+
+        Args:
+            excluded: Ids of photographs that must not be used.
+
+        Raises:
+            InputError: Fewer photographs will do than are asked for.
+        """
+        self.left_out: Counter[str] = Counter()
+        self._chosen = self._choose(listings, data, seed, frozenset(excluded))
+        self.subjects = [one.subject for one in self._chosen.values()]
+        self.facts: Mapping[str, Any] = {
+            "source": "photographs",
+            "lists": [{"name": one.name, "identity": one.identity} for one in listings],
+            "images": data.images,
+            "held_out": data.held_out,
+            "filters": [data.min_area, data.max_area, data.min_side_px],
+            "excluded": store.digest(sorted(excluded)),
+            "seed": seed,
+        }
+
+    def view(self, subject: Subject) -> View:
+        """See `making.Source`."""
+        one = self._chosen[subject.image_id]
+        file = one.photograph.file
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{file}: {error.strerror or error}", fix="copy it again") from error
+        picture = images.to_float(images.read_bytes(data, file).pixels)
+        mask = one.outline.read((picture.shape[1], picture.shape[2]))
+        return View(data, file.suffix.lower(), picture, mask)
+
+    def about(self) -> Mapping[str, Any]:
+        """Nothing besides the facts."""
+        return {}
+
+    def _choose(
+        self, listings: Sequence[Listing], data: Data, seed: int, excluded: frozenset[str]
+    ) -> dict[str, Chosen]:
+        found: dict[str, Chosen] = {}
+        wanted = data.images + data.held_out
+        for photograph in self._in_turn(listings, seed, excluded):
+            outline = self._outline(photograph, data, seed)
+            if outline is not None:
+                # Those of validation come first, so that they stay when more are asked for.
+                split = VAL if len(found) < data.held_out else TRAIN
+                found[photograph.id] = Chosen(
+                    photograph, outline, Subject(photograph.id, outline.name, split)
+                )
+            if len(found) == wanted:
+                return found
+        reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())
+        raise InputError(
+            f"{', '.join(one.name for one in listings)}: {len(found)} photographs will do, and "
+            f"{wanted} are asked for ({data.images} to learn from, {data.held_out} for "
+            f"validation){f'; left out: {reasons}' if reasons else ''}",
+            fix=f"--images {max(1, len(found) - data.held_out)}, or name more sources",
+        )
+
+    def _in_turn(
+        self, listings: Sequence[Listing], seed: int, excluded: frozenset[str]
+    ) -> Iterable[Photograph]:
+        every: dict[str, Photograph] = {}
+        for listing in listings:
+            for photograph in listing:
+                if photograph.id in excluded:
+                    self.left_out["in the set that is excluded"] += 1
+                elif photograph.id in every:
+                    self.left_out["named twice"] += 1
+                else:
+                    every[photograph.id] = photograph
+        return sorted(every.values(), key=lambda one: derive(seed, "route-data", one.id))
+
+    def _outline(self, photograph: Photograph, data: Data, seed: int) -> Outline | None:
+        """One of its objects that will do, any as likely as another."""
+        things = [one for one in photograph.outlines if _is_thing(one.name)]
+        if not things:
+            self.left_out["name no thing alone of its kind"] += 1
+            return None
+        try:
+            size = images.size_of(photograph.file)
+        except ImageError:
+            self.left_out["whose picture is missing or damaged"] += 1
+            return None
+        why = ""
+        chance = generator(seed, "object", photograph.id)
+        for place in torch.randperm(len(things), generator=chance).tolist():
+            try:
+                mask = things[place].read(size)
+            except (InputError, ImageError):
+                why = why or "whose mask is missing, damaged or of another size"
+                continue
+            if (reason := unfit(mask, data)) is None:
+                found: Outline = things[place]
+                return found
+            why = reason
+        self.left_out[why] += 1
+        return None
+
+
+def unfit(mask: Mask, data: Data) -> str | None:
+    """Why an object is too small or too large to be learned from, if it is."""
+    area = float(mask.float().mean())
+    if not area or area < data.min_area:
+        return "whose object is too small"
+    if area > data.max_area:
+        return "whose object is too large"
+    left, top, right, bottom = box_of(mask)
+    if min(right - left, bottom - top) < data.min_side_px:
+        return "whose object is too narrow"
+    return None
+
+
+def _is_thing(name: str) -> bool:
+    words = name.casefold().split()
+    return bool(words) and words[-1] not in NO_THINGS

@@ -1,0 +1,1 @@
+"""How experts learn: what is drawn, a step, what is kept, how progress is seen."""

@@ -1,0 +1,1 @@
+"""RegionRoute: one object restyled by instruction, no mask given."""

@@ -1,0 +1,260 @@
+"""What pocket's editor is taught, and the weights that learn it.
+
+A product of two thin matrices is learned for every weight, besides the first convolution: what
+ships holds what changed and not the model. Errors are of noise, at times that `objective.drawn`
+favours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from stylecli.artifacts import glyphs
+from stylecli.backbone import objective
+from stylecli.backbone.editors import delta as deltas
+from stylecli.errors import WeightsError
+from stylecli.methods.regionroute.styles import PAPER, WHOLE
+from stylecli.pocket import edits, loop
+from stylecli.pocket.diffusion import OFFSET_NOISE, scheduler, tokenize
+from stylecli.tensors import grounds
+
+FIXED_ROWS = 48
+# How often each is asked for; "local" is a tint or a removal.
+KINDS = {"whole": 0.45, "local": 0.35, "identity": 0.2}
+# Instruction, reference, or both are left out, for guidance.
+DROP_TEXT, DROP_PICTURE, DROP_BOTH = 0.05, 0.05, 0.05
+NAMED_ALONE = 0.3
+
+WHOLES = (
+    WHOLE,
+    "turn the whole picture into {style} style",
+    "make everything in {style} style",
+    "{style} style",
+    "repaint the image in {style} style",
+)
+NAMED = (
+    "make the {object} in {style} style",
+    "{object}, {style} style",
+    "make the image of {object} into {style} style",
+)
+TINTS = (
+    "make the {object} {style}",
+    "turn the {object} {style}",
+    "paint the {object} {style}, keep other area unchanged",
+    "make the {object} {style}, keep other area unchanged",
+)
+REMOVALS = (
+    "remove the {object}",
+    "take the {object} away",
+    "remove the {object}, keep other area unchanged",
+)
+IDENTITIES = ("", "keep the image unchanged", "leave everything as it is", "change nothing")
+# Family or filter -> what instructions call it.
+LOOKS: Mapping[str, str] = {
+    **{name: family.style.removesuffix(" style") for name, family in glyphs.FAMILIES.items()},
+    **{style.id: style.phrase for style in PAPER},
+}
+
+
+class Product(nn.Module):
+    """What is added to one weight: nothing at first, at most of this rank ever."""
+
+    def __init__(self, weight: Tensor, rank: int, generator: Generator) -> None:
+        super().__init__()
+        inner = weight[0].numel()
+        rank = min(rank, len(weight), inner)
+        self.down = nn.Parameter(torch.randn(rank, inner, generator=generator) / math.sqrt(inner))
+        self.up = nn.Parameter(torch.zeros(len(weight), rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+class Changes(nn.Module):
+    """All that is learned; the UNet it changes is used with it, and is no part of it."""
+
+    def __init__(self, unet: Any, rank: int, generator: Generator) -> None:
+        super().__init__()
+        self.rank = rank
+        unet.requires_grad_(False)
+        deltas.widen(unet)
+        self.entry: nn.Conv2d = unet.conv_in.requires_grad_(True)
+        self.products = nn.ModuleDict()
+        for name, module in deltas.changeable(unet).items():
+            product = Product(module.weight, rank, generator)
+            parametrize.register_parametrization(module, "weight", product)
+            self.products[name.replace(".", "/")] = product
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a delta file names them."""
+        found = {f"{deltas.ENTRY}.{name}": p for name, p in self.entry.named_parameters()}
+        for path, product in self.products.items():
+            name = path.replace("/", ".")
+            found[name + deltas.DOWN] = product.get_parameter("down")
+            found[name + deltas.UP] = product.get_parameter("up")
+        return found
+
+    @torch.no_grad()
+    def take_up(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a delta's.
+
+        Raises:
+            WeightsError: It is not of these changes.
+        """
+        own = self.tensors()
+        odd = sorted(
+            name
+            for name in own.keys() | tensors.keys()
+            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+        )
+        if odd:
+            raise WeightsError(f"the editor that ships has another {odd[0]}", fix="--fresh")
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+class EditPart:
+    """Instructions on scenes of several kinds, with min-SNR weights."""
+
+    def __init__(
+        self,
+        unet: Any,
+        changes: Changes,
+        speaker: Speaker,
+        shards: Sequence[edits.Shard],
+        *,
+        batch: int,
+    ) -> None:
+        """The end of the last shard is kept out of the batches.
+
+        Args:
+            unet: What `changes` change.
+        """
+        self._unet, self._changes, self._speaker = unet, changes, speaker
+        self._shards, self._batch = shards, batch
+        self._kept = scheduler().alphas_cumprod
+        self._chances, self._counts = objective.drawn(self._kept)
+
+    @property
+    def module(self) -> Changes:
+        return self._changes
+
+    def losses(self, progress: float, generator: Generator) -> loop.Losses:
+        kinds, chances = list(KINDS), torch.tensor(list(KINDS.values()))
+        rows = []
+        while len(rows) < self._batch:
+            shard = grounds.one_of(self._shards, generator)
+            count = len(shard.rows) - FIXED_ROWS * (shard is self._shards[-1])
+            row = int(torch.randint(count, (), generator=generator))
+            kind = kinds[int(torch.multinomial(chances, 1, generator=generator))]
+            if (asked := _asked_of(shard, row, kind, generator)) is not None:
+                rows.append(_dropped(*asked, generator))
+        prompts, references, targets = zip(*rows, strict=True)
+        times = torch.multinomial(self._chances, self._batch, True, generator=generator)
+        errors = self._errors(prompts, references, targets, times, generator)
+        return {"loss": (errors * self._counts[times].to(errors.device)).mean()}
+
+    @torch.no_grad()
+    def figures(self) -> Mapping[str, float]:
+        """Unweighted error of each kind on scenes kept out of the batches, with fixed noise."""
+        shard, found = self._shards[-1], {}
+        for kind in KINDS:
+            generator = torch.Generator().manual_seed(7)
+            asked = [
+                one
+                for row in range(len(shard.rows) - FIXED_ROWS, len(shard.rows))
+                if (one := _asked_of(shard, row, kind, generator)) is not None
+            ]
+            prompts, references, targets = zip(*asked, strict=True)
+            times = torch.linspace(0, len(self._kept) - 1, len(asked)).long()
+            errors = self._errors(prompts, references, targets, times, generator)
+            found[f"error_{kind}"] = float(errors.mean())
+        return found
+
+    def _errors(
+        self,
+        prompts: Sequence[str],
+        references: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        times: Tensor,
+        generator: Generator,
+    ) -> Float[Tensor, " b"]:
+        device = self._unet.device
+        clean = torch.stack(list(targets)).float()
+        noise = torch.randn(clean.shape, generator=generator)
+        noise += OFFSET_NOISE * torch.randn(*clean.shape[:2], 1, 1, generator=generator)
+        kept = self._kept[times][:, None, None, None]
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+        seen = torch.cat([noisy, torch.stack(list(references)).float()], dim=1)
+        seen = seen.to(device, memory_format=torch.channels_last)
+        spoken = self._speaker(prompts).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            answer = self._unet(seen, times.to(device), spoken).sample.float()
+        return (answer - noise.to(device)).square().mean(dim=(1, 2, 3))
+
+
+class Speaker:
+    """The frozen text encoder; it says nothing twice."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
+        self._tokenizer, self._encoder = tokenizer, encoder
+        self._said: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Float[Tensor, "b n c"]:
+        new = sorted(set(prompts) - self._said.keys())
+        if new:
+            spoken = self._encoder(tokenize(self._tokenizer, new)).last_hidden_state
+            self._said |= {prompt: one.clone() for prompt, one in zip(new, spoken, strict=True)}
+        return torch.stack([self._said[prompt] for prompt in prompts])
+
+
+def asked(
+    scene: edits.Row, reference: Tensor, targets: Sequence[Tensor], kind: str, generator: Generator
+) -> tuple[str, Tensor, Tensor] | None:
+    """An instruction, the reference and the answer; None where the scene has no such edit.
+
+    Args:
+        targets: Pictures or latents, by the numbers of edits.
+    """
+    if kind == "identity":
+        return grounds.one_of(IDENTITIES, generator), reference, reference
+    fitting = [edit for edit in scene.edits if (edit.kind == "whole") == (kind == "whole")]
+    if not fitting:
+        return None
+    edit = grounds.one_of(fitting, generator)
+    look, thing = LOOKS.get(edit.look, edit.look), edit.thing
+    if edit.kind == "whole":
+        is_named = len(scene.things) == 1 and grounds.flip(NAMED_ALONE, generator)
+        among, thing = (NAMED, scene.things[0]) if is_named else (WHOLES, "")
+    else:
+        among = TINTS if edit.kind == "tint" else REMOVALS
+    prompt = grounds.one_of(among, generator).format(object=thing, style=look)
+    return prompt, reference, targets[edit.target]
+
+
+def _asked_of(
+    shard: edits.Shard, row: int, kind: str, generator: Generator
+) -> tuple[str, Tensor, Tensor] | None:
+    return asked(shard.rows[row], shard.references[row], shard.targets, kind, generator)
+
+
+def _dropped(
+    prompt: str, reference: Tensor, target: Tensor, generator: Generator
+) -> tuple[str, Tensor, Tensor]:
+    lot = grounds.uniform(generator)
+    has_text = not (lot < DROP_TEXT or DROP_TEXT + DROP_PICTURE <= lot < _DROPPED)
+    has_picture = not DROP_TEXT <= lot < _DROPPED
+    seen = reference if has_picture else torch.zeros_like(reference)
+    return prompt if has_text else "", seen, target
+
+
+_DROPPED = DROP_TEXT + DROP_PICTURE + DROP_BOTH

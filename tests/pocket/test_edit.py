@@ -1,0 +1,282 @@
+"""Pocket's editor: scenes whose edits are true, and changes that are learned, kept and shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Generator, Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from stylecli.artifacts import glyphs
+from stylecli.backbone.editors import delta as deltas
+from stylecli.backbone.registry import DELTA
+from stylecli.errors import UsageError, WeightsError
+from stylecli.pocket import edit, edit_part, edits, loop, words
+from stylecli.pocket.data import IconRow, World
+from stylecli.pocket.edit_part import Changes, EditPart, Speaker
+from stylecli.tensors.filters import FILTERS
+from tests.small import base_unet, noise
+
+FAMILIES = [name for name, family in glyphs.FAMILIES.items() if not family.is_held_out][:6]
+CONTENTS = ("airplane", "red-apple", "snail")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    """Each family draws a square of its own colour and size."""
+    icons = np.zeros((18, 128, 128, 4), np.uint8)
+    rows = []
+    for index in range(18):
+        content, family = CONTENTS[index // 6], index % 6
+        inset = 8 + 4 * family
+        icons[index, inset:-inset, inset:-inset] = [40 * family, 200 - 30 * family, 90, 255]
+        rows.append(IconRow(FAMILIES[family], content, content, is_held_out=False))
+    photo = torch.randint(0, 256, (3, 160, 200), generator=chance(), dtype=torch.uint8)
+    return World(icons, rows, {"coffee.png": [photo]}, {})
+
+
+@pytest.fixture(scope="module")
+def shards(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[edits.Shard]:
+    folder, stage = tmp_path_factory.mktemp("shards"), edits.Stage(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edits, "PX", 16)
+        return [
+            edits.shard(folder / f"{seed}", stage, tiny_vae(), count=8, seed=seed)
+            for seed in (1, 2)
+        ]
+
+
+def chance(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny_vae() -> AutoencoderKL:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            latent_channels=4,
+            mid_block_add_attention=False,
+            scaling_factor=0.5,
+        ).eval()
+
+
+class Mute(Speaker):
+    """A text encoder with as many words as there are prompts."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Any) -> Tensor:
+        for prompt in prompts:
+            self._said.setdefault(prompt, noise(4, 32, seed=sum(map(ord, prompt))))
+        return torch.stack([self._said[prompt] for prompt in prompts])
+
+
+def part(shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, EditPart]:
+    monkeypatch.setattr(edit_part, "FIXED_ROWS", 5)
+    unet = base_unet()
+    changes = Changes(unet, 4, chance())
+    return unet, EditPart(unet, changes, Mute(), shards, batch=3)
+
+
+def test_every_edit_of_a_scene_is_true(world: World) -> None:
+    stage, generator, seen = edits.Stage(world), chance(), set()
+    for _ in range(25):
+        row, pictures = stage.scene(generator)
+        assert len(pictures) == 1 + len(row.edits)
+        source = pictures[0]
+        for one in row.edits:
+            target = pictures[one.target]
+            seen.add((one.kind, one.look in FILTERS))
+            changed = (target - source).abs().amax(0) > 1e-6
+            if one.kind == "whole":
+                assert one.thing == ""
+                if one.look in FILTERS:
+                    assert torch.equal(target, FILTERS[one.look](source))
+                continue
+            assert one.thing in row.things
+            assert 0 < float(changed.float().mean()) < 0.6
+            if one.kind == "tint":
+                inside = (target - edits.tint(source, edits.COLOURS[one.look])).abs().amax(0) < 1e-6
+                # But for the one or two pixels of its soft edge.
+                assert float((changed & ~inside).sum()) < 0.35 * float(changed.sum())
+    assert seen == {("whole", True), ("whole", False), ("tint", False), ("remove", False)}
+
+
+def test_only_plain_things_that_many_hands_draw_are_on_stage(world: World) -> None:
+    stage, generator = edits.Stage(world), chance()
+    things = {thing for _ in range(30) for thing in stage.scene(generator)[0].things}
+    assert things == {"airplane", "red apple", "snail"}
+    assert not any(edits.is_plain(name) for name in ("keycap-10", "grinning-face", "one-oclock"))
+
+
+def test_a_shard_is_made_once_and_always_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edits, "PX", 16)
+    stage, vae = edits.Stage(world), tiny_vae()
+    first = edits.shard(tmp_path / "a", stage, vae, count=3, seed=5)
+    monkeypatch.setattr(edits.Stage, "scene", None)
+    again = edits.shard(tmp_path / "a", stage, vae, count=3, seed=5)
+    monkeypatch.undo()
+    monkeypatch.setattr(edits, "PX", 16)
+    other = edits.shard(tmp_path / "b", stage, vae, count=3, seed=5)
+    for shard in (again, other):
+        assert shard.rows == first.rows
+        assert torch.equal(shard.references, first.references)
+        assert torch.equal(shard.targets, first.targets)
+    assert first.references.dtype == torch.float16
+    assert sorted(e.target for row in first.rows for e in row.edits) == list(
+        range(len(first.targets))
+    )
+
+
+def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
+    shard, generator = shards[0], chance()
+    for scene, reference in zip(shard.rows, shard.references, strict=True):
+        prompt, source, target = edit_part.asked(
+            scene, reference, shard.targets, "identity", generator
+        ) or pytest.fail("identity can always be asked for")
+        assert prompt in edit_part.IDENTITIES
+        assert torch.equal(source, target)
+        local = edit_part.asked(scene, reference, shard.targets, "local", generator)
+        assert local is not None
+        (one,) = [each for each in scene.edits if each.kind != "whole"]
+        assert one.thing in local[0]
+        assert one.look in local[0]
+        assert torch.equal(local[2], shard.targets[one.target])
+    whole = {
+        (edit_part.asked(scene, reference, shard.targets, "whole", generator) or ("",))[0]
+        for scene, reference in zip(shard.rows, shard.references, strict=True)
+    }
+    looks = [edit_part.LOOKS[name] for name in (*FAMILIES, *FILTERS)]
+    assert all(any(look in prompt for look in looks) for prompt in whole)
+
+
+def test_words_and_pictures_are_left_out_in_the_stated_proportions() -> None:
+    generator, reference = chance(), torch.ones(4, 2, 2)
+    found = [
+        (bool(prompt), bool(shown.any()))
+        for prompt, shown, _ in (
+            edit_part._dropped("a", reference, reference, generator) for _ in range(6000)
+        )
+    ]
+    share = {way: found.count(way) / len(found) for way in set(found)}
+    expected = {(True, True): 0.85, (False, True): 0.05, (True, False): 0.05, (False, False): 0.05}
+    assert share == pytest.approx(expected, abs=0.012)
+
+
+def test_changes_are_none_at_first_and_the_file_holds_what_they_become(
+    shards: list[edits.Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet, made = part(shards, monkeypatch)
+    z, embeds = noise(1, 4, 8, 8), noise(1, 4, 32, seed=2)
+    seen = torch.cat([z, noise(1, 4, 8, 8, seed=1)], dim=1)
+    before = base_unet()(z, 9, embeds).sample
+    torch.testing.assert_close(unet(seen, 9, embeds).sample, before)
+    run = loop.start(made, loop.Settings(steps=3, learning_rate=0.05), tmp_path / "run")
+    run.advance()
+    run.advance()
+    trained = unet(seen, 9, embeds).sample
+    assert not torch.allclose(trained, before, atol=1e-3)
+    edit.write(made.module, tmp_path / "editor", base_fingerprint="f")
+    file = tmp_path / "editor" / DELTA
+    assert (tmp_path / "editor" / "SHA256SUMS").read_text().endswith(f"  {DELTA}\n")
+    loaded = base_unet()
+    deltas.apply(loaded, deltas.read(file), file, base_fingerprint="f")
+    torch.testing.assert_close(loaded(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
+    # Training goes on from what shipped.
+    other, again = part(shards, monkeypatch)
+    again.module.take_up(deltas.read(file).tensors)
+    torch.testing.assert_close(other(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
+    smaller = Changes(base_unet(), 2, chance())
+    with pytest.raises(WeightsError, match="the editor that ships has another"):
+        smaller.take_up(deltas.read(file).tensors)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    shards: list[edits.Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(steps: int, path: Path) -> loop.Run:
+        _, made = part(shards, monkeypatch)
+        started = loop.start(made, loop.Settings(steps=4, warmup_steps=2), path)
+        for _ in range(steps):
+            started.advance()
+        return started
+
+    whole = run(4, tmp_path / "whole")
+    run(2, tmp_path / "halves").save()
+    resumed = run(2, tmp_path / "halves")
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name]), name
+
+
+def test_figures_are_of_scenes_that_training_never_draws(
+    shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, made = part(shards, monkeypatch)
+    assert made.figures().keys() == {"error_whole", "error_local", "error_identity"}
+    assert made.figures() == made.figures()
+    drawn: list[int] = []
+    real = edit_part._asked_of
+
+    def note(shard: edits.Shard, row: int, kind: str, generator: Generator) -> Any:
+        if shard is shards[-1]:
+            drawn.append(row)
+        return real(shard, row, kind, generator)
+
+    monkeypatch.setattr(edit_part, "_asked_of", note)
+    for seed in range(12):
+        made.losses(0.5, chance(seed))
+    assert drawn
+    assert max(drawn) < len(shards[-1].rows) - 5
+
+
+def test_an_editor_of_another_base_does_not_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    monkeypatch.setattr(edit, "SHIPPED", shipped)
+    edit.ship(tmp_path)
+    assert not shipped.exists(), "nothing was trained"
+    assert edit.editor_in(tmp_path) is None
+    changes = Changes(base_unet(), 1, chance())
+    edit.write(changes, tmp_path / edit.FOLDER, base_fingerprint="other")
+    with pytest.raises(UsageError, match="changes other, and what ships is"):
+        edit.ship(tmp_path)
+    assert not shipped.exists()
+    monkeypatch.setattr(edit, "fingerprint", lambda _: "other")
+    edit.ship(tmp_path)
+    assert edit.editor_in(tmp_path / "elsewhere") == shipped
+    assert {file.name for file in shipped.iterdir()} == {DELTA, "SHA256SUMS"}
+
+
+def test_what_is_said_once_is_not_said_again() -> None:
+    calls: list[int] = []
+    tokenizer = words.load(edit.BASE / "tokenizer")
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=words.MAX_TOKENS,
+        )
+    ).eval()
+    encoder.register_forward_pre_hook(lambda _m, inputs: calls.append(len(inputs[0])))
+    speaker = Speaker(tokenizer, encoder)
+    first = speaker(["a cat", "a dog", "a cat"])
+    assert torch.equal(first[0], first[2])
+    assert not torch.equal(first[0], first[1])
+    speaker(["a dog", ""])
+    assert calls == [2, 1]
