@@ -43,10 +43,10 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Generated pages are current, and the site builds where mkdocs is installed."""
-    session.run("pytest", "-q", GENERATED, *session.posargs)
-    if _is_installed("mkdocs"):
-        session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml")
+    """The site builds, where mkdocs is installed; `tests` sees that its pages are current."""
+    if not _is_installed("mkdocs"):
+        session.skip("mkdocs is not installed: pip install 'stylecli[docs]'")
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", *session.posargs)
 
 
 @nox.session

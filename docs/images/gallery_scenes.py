@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from stylecli.artifacts import glyphs
-from stylecli.pocket import data, grounds, scenes
-from stylecli.tensors import seeds
+from stylecli.pocket import data
+from stylecli.tensors import grounds, scenes, seeds
 
 SOURCE = "noto"
 TRAINED = ("twemoji", "fluent-emoji-flat", "noto-v1", "fxemoji")

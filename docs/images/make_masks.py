@@ -29,9 +29,9 @@ from stylecli.engine.mask_backends import SHARPNESS
 from stylecli.evaluation.perceptual import NATIVE_PX, load_pocket_clip
 from stylecli.masks.base import Ranker, Setup
 from stylecli.masks.clusters import Clusters, crop, evidence
-from stylecli.pocket import data, grounds, scenes
+from stylecli.pocket import data
 from stylecli.recipe.finding import Masks
-from stylecli.tensors import seeds
+from stylecli.tensors import grounds, scenes, seeds
 
 SCENE_PX = 192
 ICON_PX = 128

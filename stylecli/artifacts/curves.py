@@ -72,12 +72,12 @@ def _panel(title: str, curves: Mapping[str, Curve]) -> Image.Image:
         )
         return box[0] + x * (box[2] - box[0]), box[3] - y * (box[3] - box[1])
 
-    for value, y in ((up[1], box[1]), (up[0], box[3] - line)):
-        text = f"{value:.3g}"
-        pen.text((LEFT_PX - GAP_PX - length(text, font), y), text, DARK, font)
-    for value, x in zip(across, (box[0], box[2]), strict=True):
-        text = f"{value:.0f}"
-        pen.text((min(x, WIDTH_PX - length(text, font)), box[3] + 2), text, DARK, font)
+    for mark, above in ((up[1], box[1]), (up[0], box[3] - line)):
+        text = f"{mark:.3g}"
+        pen.text((LEFT_PX - GAP_PX - length(text, font), above), text, DARK, font)
+    for mark, left in zip(across, (box[0], box[2]), strict=True):
+        text = f"{mark:.0f}"
+        pen.text((min(left, WIDTH_PX - length(text, font)), box[3] + 2), text, DARK, font)
     named_at: float = LEFT_PX
     for place, (name, curve) in enumerate(shown.items()):
         colour = TINTS[place % len(TINTS)]

@@ -23,6 +23,8 @@ from stylecli.errors import RecipeError, WeightsError
 Init = Literal["gaussian", "kaiming"]
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 FIX = "use an expert that was trained on this backbone"
+# In a header of peft's: then `scale B A` is not what is added.
+OTHER_KINDS = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
 
 class Experts:
@@ -246,21 +248,27 @@ class Experts:
 
 
 def _name(style_id: str) -> str:
-    """Of its adapter: a module's name has no dots."""
-    return style_id.replace(".", "·")
+    """Of its adapter: a module's name has no dots, and is none of a dictionary's methods."""
+    name = style_id.replace(".", "·")
+    return f"·{name}" if hasattr(nn.ModuleDict, name) else name
 
 
 def _drawn(shape: torch.Size, init: Init, generator: Generator) -> Tensor:
     rank, width = shape
     if init == "gaussian":
         return torch.randn(rank, width, generator=generator) / rank
-    even: Tensor = torch.rand(rank, width, generator=generator) * 2 - 1
-    return even / width**0.5
+    even: Tensor = (torch.rand(rank, width, generator=generator) * 2 - 1) / width**0.5
+    return even
 
 
 def _alpha(header: Mapping[str, str], prefix: str, rank: int) -> float:
     try:
         said = json.loads(header.get(lora.METADATA, "{}"))
+        if odd := [name for name in OTHER_KINDS if said.get(prefix + name)]:
+            raise WeightsError(
+                f"an expert's header says {odd[0]}: its numbers mean something else than a LoRA's",
+                fix="give a LoRA of one alpha, as `style route-train` makes them",
+            )
         return float(said.get(f"{prefix}lora_alpha", rank))
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(

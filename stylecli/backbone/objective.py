@@ -74,11 +74,14 @@ def diffusion_loss(
 
 def answer(
     backbone: Backbone,
-    latents: Float[Tensor, "b c h w"],
+    latents: Float[Tensor, "b _seen h w"],
     timesteps: Int[Tensor, " b"],
     prompt_embeds: Float[Tensor, "b tokens width"],
 ) -> Float[Tensor, "b c h w"]:
-    """The UNet's raw output in float32, a timestep a row, where gradients are wanted."""
+    """The UNet's raw output in float32, a timestep a row, where gradients are wanted.
+
+    Editors are shown more channels than they answer with.
+    """
     with torch.autocast(
         backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ BATCH = 16
 SEED = 1000
 # How the judge asks: scenes, and the settings of sampling.
 JUDGED, STEPS, GUIDANCE, IMAGE_GUIDANCE = 24, 20, 4.0, 1.5
-SETTINGS = {"learning_rate": 1e-3, "final_share": 0.03, "ema_decay": 0.998, "weight_decay": 1e-4}
+SETTINGS = loop.Settings(learning_rate=1e-3, final_share=0.03, ema_decay=0.998, weight_decay=1e-4)
 
 
 def train(job: Job) -> None:
@@ -71,7 +72,7 @@ def _edit_worker(rank: int, job: Job, rendezvous: Path | None) -> None:
         with loop.averaged(run):
             write(changes, job.work / FOLDER, base_fingerprint=fingerprint(BASE))
 
-    settings = loop.Settings(hours=job.hours, steps=job.steps, **SETTINGS)
+    settings = replace(SETTINGS, hours=job.hours, steps=job.steps)
     run = job.train("edit", part, settings)
     loop.train(run, export=export, log=job.work / "edit.jsonl")
 

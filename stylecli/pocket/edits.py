@@ -6,6 +6,7 @@ another family, one of them away, one in another colour, or the whole seen throu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from stylecli.pocket.vae import encode
 from stylecli.tensors import grounds, scenes
 from stylecli.tensors.filters import FILTERS, LUMA
 
-PX = 96
+PX = 64
 SHARDS, SCENES = 40, 250
 ROWS = 16
 # Things that are drawn by many hands and called by plain words.
@@ -185,7 +186,9 @@ def shard(path: Path, stage: Stage, vae: AutoencoderKL, *, count: int, seed: int
     if not path.exists():
         _make(path, stage, vae, count, seed)
     tensors, state = checkpoint.load(path)
-    stored: list[tuple[list[str], list[tuple[int, Kind, str, str]]]] = state["rows"]  # type: ignore[assignment]
+    stored: list[tuple[list[str], list[tuple[int, Kind, str, str]]]] = json.loads(
+        str(state["rows"])
+    )
     rows = tuple(
         Row(tuple(things), tuple(Edit(*each) for each in edits)) for things, edits in stored
     )
@@ -206,7 +209,7 @@ def _make(path: Path, stage: Stage, vae: AutoencoderKL, count: int, seed: int) -
         references.append(pictures[0])
         targets += pictures[1:]
     tensors = {"references": _encoded(vae, references), "targets": _encoded(vae, targets)}
-    checkpoint.save(path, tensors, {"rows": rows})
+    checkpoint.save(path, tensors, {"rows": json.dumps(rows)})
 
 
 def _encoded(vae: AutoencoderKL, pictures: Sequence[Tensor]) -> Float[Tensor, "n 4 h w"]:

@@ -154,5 +154,5 @@ class I2L(Strict):
     @model_validator(mode="after")
     def _grow_sensibly(self) -> Self:
         if self.train.schedule == "cosine" and self.train.lr_end > self.train.lr:
-            raise ValueError("train.lr_end is above train.lr; it is where cosine ends")
+            raise ValueError("i2l.train.lr_end is above i2l.train.lr; it is where cosine ends")
         return self

@@ -55,7 +55,7 @@ class Data(Strict):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.min_area > self.max_area:
-            raise ValueError(f"data.min_area is {self.min_area}, above data.max_area")
+            raise ValueError(f"route.data.min_area is {self.min_area}, above route.data.max_area")
         return self
 
 
@@ -138,9 +138,9 @@ class Train(Strict):
     @model_validator(mode="after")
     def _grow_sensibly(self) -> Self:
         if self.schedule == "cosine" and self.lr_end > self.lr:
-            raise ValueError("train.lr_end is above train.lr; it is where cosine ends")
+            raise ValueError("route.train.lr_end is above route.train.lr; it is where cosine ends")
         if (total := self.p_drop_text + self.p_drop_picture + self.p_drop_both) > 1:
-            raise ValueError(f"chances of train.p_drop_* add up to {total:g}, above 1")
+            raise ValueError(f"chances of route.train.p_drop_* add up to {total:g}, above 1")
         return self
 
 
@@ -207,9 +207,7 @@ class Route(Strict):
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> Self:
-        loss, said = self.loss, self.loss.model_fields_set
-        if "kappa" in said and loss.cover != "ratio":
-            raise ValueError(f"loss.kappa is for loss.cover ratio, and it is {loss.cover}")
+        loss = self.loss
         if not loss.focus_weight and not loss.cover_weight and loss.per_layer:
-            raise ValueError("loss.per_layer is for losses on attention, whose weights are 0")
+            raise ValueError("route.loss.per_layer is for losses on attention, whose weights are 0")
         return self

@@ -35,12 +35,12 @@ def unet(seed: int = 0) -> UNet2DConditionModel:
         ).eval()
 
 
+def every_linear(model: nn.Module) -> list[str]:
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+
+
 def targets(model: nn.Module) -> list[str]:
-    return [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name.endswith(ENDS)
-    ]
+    return [name for name in every_linear(model) if name.endswith(ENDS)]
 
 
 def answer(model: nn.Module, *, seed: int = 3) -> Tensor:
@@ -64,10 +64,8 @@ def experts(*ids: str, model: nn.Module | None = None, trained: bool = True) -> 
 def add(
     found: Experts, style_id: str, *, seed: int = 0, rank: int = 2, init: Init = "gaussian"
 ) -> None:
-    paths = targets(found._model) or list(found.parameters(found.ids[0]))
-    paths = [path for path in paths if ".lora_" not in path]
-    paths = [path.replace(".base_layer", "") for path in paths]
-    names = [p for p in dict.fromkeys(paths) if p.endswith(ENDS)]
+    paths = [path.removesuffix(".base_layer") for path in every_linear(found._model)]
+    names = [path for path in dict.fromkeys(paths) if path.endswith(ENDS)]
     found.new(style_id, names, rank=rank, init=init, generator=Generator().manual_seed(seed))
 
 
@@ -317,6 +315,19 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
         pass
     assert found.ids == ("a",)
     assert torch.equal(out(found, {"a": 1.0}), before)
+
+
+def test_a_style_may_be_called_like_a_method_of_dictionaries() -> None:
+    found = experts("pop", "keys.2")
+    train(found, "pop")
+    assert not torch.equal(out(found, {"pop": 1.0}), out(found, {"keys.2": 1.0}))
+
+
+def test_a_header_of_another_kind_of_lora_is_refused() -> None:
+    found = experts("a")
+    said = json.loads(found.header("a")[lora.METADATA]) | {"unet.use_rslora": True}
+    with pytest.raises(WeightsError, match="use_rslora"):
+        Experts(unet()).load("b", found.tensors("a"), {lora.METADATA: json.dumps(said)})
 
 
 def test_alpha_is_kept_and_is_the_rank_where_nobody_says() -> None:

@@ -88,12 +88,13 @@ def test_photographs_are_restyled_by_the_backbones_editor(
 
     def opening(recipe: Any, *_: object, **said: object) -> SimpleNamespace:
         opened.append((recipe.backbone.id, said["kinds"]))
-        return SimpleNamespace(editor=editor, fingerprint="f")
+        context = SimpleNamespace(dtype=torch.float32)
+        return SimpleNamespace(editor=editor, fingerprint="f", context=context)
 
     monkeypatch.setattr("stylecli.engine.route.data.prepare.Session.open", opening)
     done = style("route-data", photos.voc(tmp_path / "voc"), "-o", tmp_path / "set", "--images", 2,
                  "--val", 1, "--style-name", "oil painting", "--style-name", "cyberpunk",
-                 "--set", "route.apply.steps=7")  # fmt: skip
+                 "--set", "route.apply.steps=7", "--set", "route.text_length=64")  # fmt: skip
     assert done.status == 0, done.err
     assert opened == [("pocket", ("edit-unet", "flux1-kontext"))]
     data = items.read(tmp_path / "set")
@@ -103,7 +104,27 @@ def test_photographs_are_restyled_by_the_backbones_editor(
     assert ["make the image into oil painting style"] in editor.asked
     assert {one[1]["steps"] for one in editor.asked if isinstance(one, tuple)} == {7}
     about = json.loads((tmp_path / "set" / items.MARK).read_text())
-    assert about["created_with"]["facts"]["styles"][0][2]["model"] == "f"
+    facts = about["created_with"]["facts"]["styles"][0][2]
+    loaded = {"model": "f", "dtype": "torch.float32", "text_length": 64, "quantize": "none"}
+    assert loaded.items() <= facts.items()
+
+
+def test_too_little_memory_for_the_editor_has_a_status_of_its_own(
+    style: Style, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(Negative):
+        def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    opened = SimpleNamespace(
+        editor=Large(), fingerprint="f", context=SimpleNamespace(dtype=torch.float32)
+    )
+    monkeypatch.setattr("stylecli.engine.route.data.prepare.Session.open", lambda *_, **__: opened)
+    done = style("route-data", photos.voc(tmp_path / "voc"), "-o", tmp_path / "set", "--images", 2,
+                 "--val", 1)  # fmt: skip
+    assert done.status == 6, done.err
+    assert "out of memory" in done.err
+    assert not (tmp_path / "set" / items.MARK).exists()
 
 
 def test_a_dry_run_says_what_would_be_made_and_makes_nothing(
@@ -140,7 +161,7 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(
         (("{coco}", "--exclude", ".", "--stylist", "filter"), "no finished set"),
         (("nothing/*.json", "--stylist", "filter"), "nothing/*.json: matches nothing"),
         (("--icons", "nowhere"), "no icon family at nowhere"),
-        (("{coco}", "--backbone", "sd15"), "sd15"),
+        (("{coco}", "--images", 2, "--val", 1, "--backbone", "sd15"), "sd15"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_work(

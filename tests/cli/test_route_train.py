@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stylecli.artifacts import store
+from stylecli.artifacts.store import file_sha256
 from stylecli.engine.route import experts
 from stylecli.engine.route.training import settings as deciding
 from stylecli.engine.route.training import steps
 from stylecli.engine.training.state import STATE, folder_of, log_of
+from stylecli.errors import DiskFullError
 from stylecli.recipe.route import Route
 from tests.cli.conftest import finish, start
 from tests.cli.test_train_many import wait_for
@@ -191,6 +194,66 @@ def test_other_settings_are_refused_unless_forced_or_begun_again(
     assert all(torch.equal(v, tensors(folder)[k]) for k, v in tensors(fresh).items())
 
 
+def test_a_checkpoint_in_the_way_of_one_style_is_refused_before_another_learns(
+    train: Train, tmp_path: Path, stop_at: Callable[[int | None], None]
+) -> None:
+    folder = tmp_path / "experts"
+    stop_at(1)
+    assert train("-o", folder, *FEW).status == 130
+    stop_at(None)
+    refused = train("-o", folder, "--set", "route.train.lr=2e-3")
+    assert (refused.status, "other settings" in refused.summary["error"]["what"]) == (2, True)
+    assert not log_of(folder / "pixel_art.safetensors").exists()
+
+
+def test_an_expert_is_done_only_with_its_entry_in_the_index(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "experts"
+    file = folder / "line_art.safetensors"
+
+    def full(_: object) -> str:
+        raise DiskFullError("no room", fix="make some")
+
+    def no_step(_: object) -> None:
+        raise AssertionError("all steps were done")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experts, "_as_text", full)
+        assert train("-o", folder, *FEW).status == 3
+    assert not file.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Trainer, "step", no_step)
+        assert train("-o", folder, *FEW).status == 0
+    assert experts.read(folder).file("line_art") == file
+    (folder / experts.INDEX).unlink()
+    refused = train("-o", folder, *FEW)
+    assert (refused.status, f"rm {file}" in refused.summary["error"]["fix"]) == (4, True)
+
+
+def test_objects_that_are_all_smaller_than_a_cell_are_refused(
+    style: Style, world: Path, tmp_path: Path
+) -> None:
+    folder = toy.dataset(tmp_path / "pairs")
+    for mask in (folder / "masks").iterdir():
+        point = Image.new("1", (toy.PX, toy.PX))
+        point.putpixel((9, 9), 1)
+        point.save(mask)
+    found = [
+        row | {"sha256": {**row["sha256"], "mask": file_sha256(folder / row["edits"][0]["mask"])}}  # type: ignore[dict-item, index]
+        for row in toy.lines(folder)
+    ]
+    toy.write(folder, found, toy.STYLES)
+    done = style("route-train", folder, "-o", tmp_path / "e", "-r", world / "tiny.yaml", "--json")
+    assert (done.status, "smaller than a cell" in done.summary["error"]["what"]) == (2, True)
+    assert not log_of(tmp_path / "e" / "line_art.safetensors").exists()
+
+
+def test_styles_may_have_spaces_between_them(train: Train, tmp_path: Path) -> None:
+    done = train("-o", tmp_path / "e", "--dry-run", "--styles", "line_art, pixel_art")
+    assert done.rows[0]["recipe"]["route"]["train"]["styles"] == ["line_art", "pixel_art"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -261,7 +324,7 @@ def test_a_picture_that_changed_ends_the_training_by_its_name(
     done = style("route-train", folder, "-o", tmp_path / "e", "-r", world / "tiny.yaml",
                  "--steps", 1, "--json")  # fmt: skip
     assert done.status == 3
-    by_name = {Path(row["output"]).stem: row for row in done.rows}
+    by_name = {Path(row["output"]).stem: row for row in done.rows[:-1]}
     assert "1_thing.png" in by_name["line_art"]["error"]["what"]
     assert by_name["pixel_art"]["status"] == "done", "the other style is none the worse"
 

@@ -83,17 +83,19 @@ def test_the_ablations_of_the_paper_are_settings() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("route.loss.kappa=0.3", "route.loss.cover=scaled"), "kappa is for .*cover ratio"),
         (
             (
                 "route.loss.per_layer=true",
                 "route.loss.focus_weight=0",
                 "route.loss.cover_weight=0",
             ),
-            "per_layer is for losses on attention",
+            r"route\.loss\.per_layer  is for losses on attention",
         ),
-        (("route.data.min_area=0.7",), "min_area is 0.7, above"),
-        (("route.train.schedule=cosine", "route.train.lr_end=0.1"), "lr_end is above"),
+        (("route.data.min_area=0.7",), r"route\.data\.min_area  is 0\.7, above"),
+        (
+            ("route.train.schedule=cosine", "route.train.lr_end=0.1"),
+            r"route\.train\.lr_end  is above",
+        ),
         (("route.train.p_drop_text=0.6", "route.train.p_drop_both=0.5"), "add up to 1.1"),
         (("route.loss.layers=every:0",), "layers"),
         (("route.lora.targets=some",), "targets"),
@@ -104,6 +106,11 @@ def test_what_would_do_nothing_or_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=words):
         loaded(*overrides)
+
+
+def test_kappa_is_of_use_whatever_cover_is() -> None:
+    """Footprints are cut by it."""
+    assert loaded("route.loss.kappa=0.3", "route.loss.cover=scaled").recipe.route.loss.kappa == 0.3
 
 
 @pytest.mark.parametrize("layers", ["auto", "all", "every:3", "up_blocks.1,mid_block.attentions.0"])

@@ -55,21 +55,27 @@ class Editor(Protocol):
         kind: edit-unet or flux1-kontext.
         fingerprint: Of all its weights; part of each result's identity.
         model: The denoiser: where adapters and probes go.
-        tokenizer: Fast, with offsets; of the encoder whose tokens attention sees.
         text_length: Tokens of every prompt, padded.
         native_px: The short side it knows best.
-        multiple_px: Sides of pictures are multiples of it.
     """
 
     kind: str
     fingerprint: str
     model: nn.Module
-    tokenizer: Any
     text_length: int
     native_px: int
-    multiple_px: int
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """Fast, with offsets; of the encoder whose tokens attention sees."""
+        ...
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of pictures are multiples of it."""
+        ...
 
     def encode_image(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
         """Latents of pictures in [0, 1], always the same for a picture."""
@@ -92,8 +98,8 @@ class Editor(Protocol):
         ...
 
     def sample_times(
-        self, count: int, latents: Float[Tensor, "b c lh lw"], generator: Generator
-    ) -> Float[Tensor, " b"]:
+        self, count: int, latents: Float[Tensor, "_b c lh lw"], generator: Generator
+    ) -> Float[Tensor, " n"]:
         """Times to learn at, drawn on the CPU."""
         ...
 

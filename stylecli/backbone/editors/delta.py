@@ -121,9 +121,9 @@ def widen(unet: Any) -> None:
     """Let the first convolution see a second picture, of which it makes nothing yet."""
     old: nn.Conv2d = unet.conv_in
     seen = old.in_channels
-    made = nn.Conv2d(
-        2 * seen, old.out_channels, (old.kernel_size[0], old.kernel_size[1]), padding=1
-    ).to(old.weight.device, old.weight.dtype)
+    kernel, padding = old.kernel_size, old.padding
+    made = nn.Conv2d(2 * seen, old.out_channels, kernel, padding=padding)  # type: ignore[arg-type]
+    made.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():
         made.weight.zero_()
         made.weight[:, :seen] = old.weight

@@ -46,7 +46,7 @@ class EightBits(nn.Linear):
         bits = (weight / scale).to(_STORED).view(torch.uint8)
         # As whole numbers, or libraries that add adapters would give these the same type.
         self.weight = nn.Parameter(bits, requires_grad=False)
-        self.bias: nn.Parameter | None = linear.bias
+        self.register_parameter("bias", linear.bias)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Float[Tensor, "*b width_in"]) -> Float[Tensor, "*b width_out"]:
@@ -55,7 +55,8 @@ class EightBits(nn.Linear):
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         found = cast(Tensor, _Product.apply(x, self.weight, self.scale))  # type: ignore[no-untyped-call]
-        return found if self.bias is None else found + self.bias.to(found.dtype)
+        bias: nn.Parameter | None = self.bias
+        return found if bias is None else found + bias.to(found.dtype)
 
 
 def in_eight_bits(model: nn.Module, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
@@ -28,6 +27,7 @@ from stylecli.backbone.editors.kontext_text import Encoders, t5_tokenizer
 from stylecli.backbone.editors.kontext_weights import Quantize, open_transformer
 from stylecli.backbone.model import load_part
 from stylecli.backbone.probe import flux
+from stylecli.backbone.probe.base import twice
 from stylecli.errors import RecipeError, WeightsError
 
 # Tokens of a prompt, where nobody says; T5 was trained with as many.
@@ -135,8 +135,8 @@ class FluxKontext:
         return layout.shift_of(rows * columns, self._scheduler.config)
 
     def sample_times(
-        self, count: int, latents: Float[Tensor, "b c lh lw"], generator: Generator
-    ) -> Float[Tensor, " b"]:
+        self, count: int, latents: Float[Tensor, "_b c lh lw"], generator: Generator
+    ) -> Float[Tensor, " n"]:
         """Sigmas as its own sampler visits them for pictures of this size, logit-normal."""
         return layout.drawn_sigmas(count, self._mu(latents), generator)
 
@@ -265,11 +265,7 @@ class FluxKontext:
             model.disable_gradient_checkpointing()
 
     def _twice(self, block: nn.Module, *inputs: object) -> Any:
-        """A block that keeps its inputs alone, and whose second run records nothing."""
-        again = self._probe.kept() if self._probe else nullcontext()
-        return checkpoint(
-            block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again)
-        )
+        return twice(self._probe, block, *inputs)
 
 
 def load(

@@ -13,6 +13,9 @@ from stylecli.backbone.model import load_part
 from stylecli.errors import UsageError
 
 Quantize = Literal["none", "nf4", "fp8"]
+# Not in 4 bits: what stands around the blocks. The last layer is, because it has the name of a
+# layer that each single block has.
+WHOLE = ("x_embedder", "context_embedder", "time_text_embed", "norm_out")
 
 
 def open_transformer(
@@ -60,7 +63,10 @@ def _in_four_bits(
     from diffusers import BitsAndBytesConfig
 
     how = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(WHOLE),
     )
     return load_part(
         cls,

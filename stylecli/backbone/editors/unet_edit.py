@@ -24,6 +24,7 @@ from stylecli.backbone.editors.base import AfterStep, Text
 from stylecli.backbone.editors.delta import Reference
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.probe import unet as probes
+from stylecli.backbone.probe.base import twice
 from stylecli.backbone.probe.unet import UnetProbe
 from stylecli.backbone.registry import DELTA
 from stylecli.backbone.sampling import Step
@@ -88,8 +89,8 @@ class UnetEdit:
         return probes.finest(self.model, latents)
 
     def sample_times(
-        self, count: int, latents: Float[Tensor, "b c lh lw"], generator: Generator
-    ) -> Float[Tensor, " b"]:
+        self, count: int, latents: Float[Tensor, "_b c lh lw"], generator: Generator
+    ) -> Float[Tensor, " n"]:
         """Most of them by min-SNR weight, the others evenly; `weight` sets that right."""
         return torch.multinomial(self._drawn[0], count, True, generator=generator).float()
 
@@ -124,8 +125,8 @@ class UnetEdit:
 
     def _answer(self, noisy: Tensor, times: Tensor, text: Text, shown: Tensor) -> Tensor:
         # Gradients keep all rows anyway.
-        is_whole = torch.is_grad_enabled() or self.backbone.max_rows is None
-        at_once = len(noisy) if is_whole else self.backbone.max_rows
+        most = None if torch.is_grad_enabled() else self.backbone.max_rows
+        at_once = most or len(noisy)
         words = text.embeds.to(self.device, self.dtype)
         seen = torch.cat([noisy, shown], dim=1)
         answers = []
@@ -172,12 +173,11 @@ class UnetEdit:
         def predict(latents: Tensor, step: Step) -> Tensor:
             rows = latents.repeat(len(branches), 1, 1, 1)
             times = torch.full((len(rows),), step.timestep)
-            answers = self._answer(rows, times, words, pictures).split(count)
+            answers: Sequence[Tensor] = self._answer(rows, times, words, pictures).split(count)
             if len(answers) == 1:
                 return answers[0]
-            return torch.stack(
-                [share * answer for share, answer in zip(shares, answers, strict=True)]
-            ).sum(0)
+            parts = [share * answer for share, answer in zip(shares, answers, strict=True)]
+            return torch.stack(parts).sum(0)
 
         each = [
             torch.randn(shown[:1].shape, generator=Generator().manual_seed(seed)) for seed in seeds
@@ -215,9 +215,12 @@ class UnetEdit:
     def checkpointing(self, *, on: bool) -> None:
         """As `Editor` says."""
         if on:
-            self.backbone.unet.enable_gradient_checkpointing()
+            self.backbone.unet.enable_gradient_checkpointing(self._twice)
         else:
             self.backbone.unet.disable_gradient_checkpointing()
+
+    def _twice(self, block: nn.Module, *inputs: object) -> Any:
+        return twice(self._probe, block, *inputs)
 
     def release(self, part: Literal["text", "vae"]) -> None:
         """Nothing: these parts are small."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # For each row of a batch, for each supervised phrase: the places of its tokens in the text.
 Phrases = Sequence[Sequence[Sequence[int]]]
@@ -53,3 +55,17 @@ class Probe(Protocol):
     def clear(self) -> None:
         """Let go of what was recorded."""
         ...
+
+    def kept(self) -> AbstractContextManager[None]:
+        """What was recorded before the block is what is recorded after it."""
+        ...
+
+
+def twice(probe: Probe | None, block: nn.Module, *inputs: object) -> Any:
+    """A block that keeps its inputs alone, and runs again on the way back.
+
+    What that run records would hold on to all that it computed until the next step, and
+    checkpointing would spare little; so it leaves what the first run recorded.
+    """
+    kept = nullcontext() if probe is None else probe.kept()
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), kept))

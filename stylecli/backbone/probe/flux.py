@@ -143,8 +143,10 @@ class FluxProbe:
             IndexError: A place is beyond the text.
         """
         self.clear()
-        most = max(len(row) for row in phrases)
-        if any(place >= self._text_length for row in phrases for one in row for place in one):
+        # A row at least, or there would be no values at all.
+        most = max(1, *(len(row) for row in phrases))
+        watched = {place for row in phrases for one in row for place in one}
+        if not watched <= set(range(self._text_length)):
             raise IndexError(f"a phrase is watched beyond the text's {self._text_length} tokens")
         cells = grid[0] * grid[1]
         asked = self._asked
@@ -188,11 +190,7 @@ class FluxProbe:
 
 
 class Kept:
-    """Entered around a checkpointed block that runs again on the way back, as often as it does.
-
-    There it records again; what it leaves would hold on to all that it computed until the next
-    step, and checkpointing would spare little.
-    """
+    """Of the block that `base.twice` runs again; entered as often as there are such blocks."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = recorders

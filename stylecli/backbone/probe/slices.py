@@ -37,21 +37,28 @@ _FUSED = [
 @cache
 def fused_way(head_dim: int, device: torch.device, dtype: torch.dtype) -> Way:
     """Which values a fused kernel takes here, the cheapest first; tried out once, both ways."""
-    for way, width in (("narrow", ALIGNED), ("padded", head_dim)):
-        query, key = (
-            torch.zeros(1, 2, 16, head_dim, device=device, dtype=dtype, requires_grad=True)
-            for _ in range(2)
-        )
-        value = torch.zeros(1, 1, 16, width, device=device, dtype=dtype).expand(1, 2, 16, width)
-        try:
-            # It warns of every kernel that does not fit before it says that none does.
-            with warnings.catch_warnings(), sdpa_kernel(_FUSED), torch.enable_grad():
-                warnings.simplefilter("ignore")
-                F.scaled_dot_product_attention(query, key, value).sum().backward()
-        except RuntimeError:
-            continue
-        return "narrow" if way == "narrow" else "padded"
-    return "chunked"
+    # Asked while sampling too, where no way back would exist and none be found.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        if _is_fused(ALIGNED, head_dim, device, dtype):
+            return "narrow"
+        return "padded" if _is_fused(head_dim, head_dim, device, dtype) else "chunked"
+
+
+def _is_fused(width: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel takes values of this width, there and back."""
+    query, key = (
+        torch.zeros(1, 2, 16, head_dim, device=device, dtype=dtype, requires_grad=True)
+        for _ in range(2)
+    )
+    value = torch.zeros(1, 1, 16, width, device=device, dtype=dtype).expand(1, 2, 16, width)
+    try:
+        # It warns of every kernel that does not fit before it says that none does.
+        with warnings.catch_warnings(), sdpa_kernel(_FUSED):
+            warnings.simplefilter("ignore")
+            F.scaled_dot_product_attention(query, key, value).sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def width_for(way: Way, phrases: int, head_dim: int) -> tuple[Way, int]:
@@ -119,11 +126,13 @@ def chunked(
     scaled = query.float() * query.shape[-1] ** -0.5
     total = torch.full(query.shape[:-1], -torch.inf, device=query.device)
     pieces = list(zip(key.float().split(chunk, dim=2), values.float().split(chunk, 2), strict=True))
-    for keys, _ in pieces:
-        total = checkpoint(_grown, total, scaled, keys, use_reentrant=False)
     found = query.new_zeros(*query.shape[:-1], values.shape[-1], dtype=torch.float32)
-    for keys, marks in pieces:
-        found = found + checkpoint(_marked, total, scaled, keys, marks, use_reentrant=False)
+    # Autocast would round the products, and an exponential makes much of little.
+    with torch.autocast(query.device.type, enabled=False):
+        for keys, _ in pieces:
+            total = checkpoint(_grown, total, scaled, keys, use_reentrant=False)
+        for keys, marks in pieces:
+            found = found + checkpoint(_marked, total, scaled, keys, marks, use_reentrant=False)
     return found.mean(dim=1)
 
 

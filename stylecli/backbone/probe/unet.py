@@ -21,8 +21,10 @@ from stylecli.backbone.probe.base import Phrases
 from stylecli.errors import RecipeError, did_you_mean
 
 CROSS = ".attn2"
-# Where layouts are settled: the encoder half only looks at what is there.
-USUAL = ("mid_block", "up_blocks")
+# Where layouts are settled, the encoder half only looking at what is there: the middle, and of the
+# decoder what is not finer than this at the model's own size (16 and 32 of Stable Diffusion's).
+MIDDLE, DECODER = "mid_block", "up_blocks"
+FINEST = 32
 
 
 class UnetProbe:
@@ -59,6 +61,16 @@ class UnetProbe:
         """As `base.Probe` says."""
         for processor in self._processors.values():
             processor.pieces.clear()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """As `base.Probe` says."""
+        before = [dict(processor.pieces) for processor in self._processors.values()]
+        try:
+            yield
+        finally:
+            for processor, pieces in zip(self._processors.values(), before, strict=True):
+                processor.pieces = pieces
 
     @contextmanager
     def installed(self, unet: Any) -> Iterator[None]:
@@ -114,7 +126,7 @@ class UnetProbe:
             most = max((len(row) for row in self._phrases), default=0)
             made = torch.zeros(len(self._phrases), tokens, most)
             for at, row in enumerate(self._phrases):
-                for place, phrase in enumerate(row):
+                for place, phrase in enumerate(map(set, row)):
                     made[at, list(phrase), place] = 1 / max(1, len(phrase))
             # Of use in training too, whichever pass it was made in.
             with torch.inference_mode(mode=False):
@@ -180,7 +192,7 @@ def chosen(unet: nn.Module, layers: str) -> tuple[str, ...]:
     if layers == "all":
         return every
     if layers == "auto":
-        return tuple(name for name in every if name.startswith(USUAL))
+        return _usual(unet, every)
     if layers in ("double", "single"):
         raise RecipeError(
             f"layers {layers}: a UNet has no blocks of two kinds",
@@ -204,11 +216,26 @@ def chosen(unet: nn.Module, layers: str) -> tuple[str, ...]:
 
 def finest(unet: Any, latents: Float[Tensor, "b c lh lw"]) -> tuple[int, int]:
     """Rows and columns of the finest layer that records unless told otherwise."""
-    levels = len(unet.config.block_out_channels)
-    usual = {name.split(".")[1] for name in chosen(unet, "auto") if name.startswith("up_blocks")}
-    # Decoder blocks count from the coarsest level.
-    halvings = min((levels - 1 - int(block) for block in usual), default=levels - 1)
+    coarsest = len(unet.config.block_out_channels) - 1
+    usual = (name for name in chosen(unet, "auto") if name.startswith(DECODER))
+    halvings = min((_halvings(unet, name) for name in usual), default=coarsest)
     return latents.shape[-2] >> halvings, latents.shape[-1] >> halvings
+
+
+def _usual(unet: Any, every: Sequence[str]) -> tuple[str, ...]:
+    size = unet.config.sample_size
+    side = min(size) if isinstance(size, list | tuple) else size or FINEST
+    return tuple(
+        name
+        for name in every
+        if name.startswith(MIDDLE)
+        or (name.startswith(DECODER) and side >> _halvings(unet, name) <= FINEST)
+    )
+
+
+def _halvings(unet: Any, name: str) -> int:
+    """How much coarser than the latents a decoder's layer is; blocks count from the coarsest."""
+    return len(unet.config.block_out_channels) - 1 - int(name.split(".")[1])
 
 
 def _cells(count: int, latent: tuple[int, int]) -> tuple[int, int]:

@@ -71,7 +71,8 @@ def route_train(
 
     Several processes train together: torchrun --nproc-per-node 8 -m stylecli route-train …
     """
-    chosen = None if styles is None else [] if styles == ALL else styles.split(",")
+    named = None if styles is None else [part.strip() for part in styles.split(",")]
+    chosen = [] if named == [ALL] else named
     resolved = settings.resolved(
         {
             "route.train.styles": chosen,

@@ -2,9 +2,10 @@
 
     experts/experts.json   experts/pixel_art.safetensors   experts/cyberpunk.safetensors …
 
-A file is written first and the index last, each whole or not at all, so a killed run leaves an
-index that is true of every file it names, or names one by a digest that is no longer its own: that
-one is refused until it is made again. Adding a style changes no other byte.
+Each is there whole or not at all. A LoRA gets its name last, once the index names it by its digest,
+so one that is there is in the index; a run that is killed in between leaves an entry without its
+file, which is refused when that expert is asked for, and trained again. Adding a style changes no
+other byte.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import Tensor
 
 from stylecli.artifacts import files, store
@@ -202,7 +204,7 @@ def read(path: Path) -> Experts:
 def add(
     folder: Path, expert: Expert, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> Path:
-    """Write an expert, or write it anew: its file first, then the index.
+    """Write an expert, or write it anew; shards that share the folder wait for one another.
 
     Args:
         folder: Is made where it is not there.
@@ -216,24 +218,29 @@ def add(
     Raises:
         UsageError: Its style goes by a name that another one has; nothing was written.
         WeightsError: The index that is there is damaged; nothing was written.
-        ItemError: A number is none, or a file cannot be written.
+        ItemError: A number is none, or a file cannot be written; what was there is still there.
     """
-    known = read(folder).experts if (folder / INDEX).exists() else ()
     path = folder / f"{expert.id}{SUFFIX}"
-    others = [one for one in known if one.id != expert.id]
     try:
-        _refuse_namesakes([*others, expert])
-        Expert.from_json(expert.to_json() | {"file": path.name})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{expert.id}: {error}", fix="give the style another name") from error
-    store.save_tensors(path, tensors, header)
-    written = replace(expert, file=path.name, sha256=store.file_sha256(path))
-    places = [one.id for one in known]
-    after = [written if one.id == expert.id else one for one in known]
-    if expert.id not in places:
-        after.append(written)
-    files.write_atomic(folder / INDEX, _as_text(after).encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        # Held from reading to writing, or of two that are added at once one would be lost.
+        with FileLock(folder / f".{INDEX}.lock"):
+            _add(path, expert, tensors, header)
+    except OSError as error:
+        raise files.unwritable(path, error) from error
     return path
+
+
+def is_indexed(file: Path) -> bool:
+    """Whether an expert's file is the one that the index beside it means.
+
+    Raises:
+        WeightsError: The index is damaged.
+        OSError: The file cannot be read.
+    """
+    known = _known(file.parent)
+    digests = {one.sha256 for one in known if one.file == file.name}
+    return bool(digests) and store.file_sha256(file) in digests
 
 
 def refuse_namesakes(folder: Path, styles: Sequence[Style]) -> None:
@@ -247,14 +254,42 @@ def refuse_namesakes(folder: Path, styles: Sequence[Style]) -> None:
         WeightsError: The index that is there is damaged.
     """
     own = {style.id for style in styles}
-    known = read(folder).styles if (folder / INDEX).exists() else ()
+    others = [one.style for one in _known(folder) if one.id not in own]
     try:
-        _refuse_namesakes([*(style for style in known if style.id not in own), *styles])
+        _refuse_namesakes([*others, *styles])
         for style in styles:
             if not _ID.fullmatch(style.id):
                 raise ValueError(f"{style.id!r} names no file")
     except ValueError as error:
         raise UsageError(f"{folder}: {error}", fix="give the style another name") from error
+
+
+def _add(
+    path: Path, expert: Expert, tensors: Mapping[str, Tensor], header: Mapping[str, str]
+) -> None:
+    known = _known(path.parent)
+    try:
+        _refuse_namesakes([*(one for one in known if one.id != expert.id), expert])
+        Expert.from_json(expert.to_json() | {"file": path.name})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{expert.id}: {error}", fix="give the style another name") from error
+    # Under its own name it would count as done, whether the index knows of it or not.
+    unnamed = path.with_name(f".{expert.id}.new{SUFFIX}")
+    try:
+        store.save_tensors(unnamed, tensors, header)
+        written = replace(expert, file=path.name, sha256=store.file_sha256(unnamed))
+        after = [written if one.id == expert.id else one for one in known]
+        if written not in after:
+            after.append(written)
+        files.write_atomic(path.parent / INDEX, _as_text(after).encode())
+        unnamed.replace(path)
+    finally:
+        unnamed.unlink(missing_ok=True)
+
+
+def _known(folder: Path) -> tuple[Expert, ...]:
+    """Those of a folder that may have none yet."""
+    return read(folder).experts if (folder / INDEX).exists() else ()
 
 
 def _entries(said: Mapping[str, Any]) -> tuple[Expert, ...]:

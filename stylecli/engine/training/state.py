@@ -34,10 +34,14 @@ class Learner(Protocol):
         is_torn: A step was cut off while it changed the parameters.
     """
 
-    optimiser: torch.optim.Optimizer
     done: int
     averages: dict[str, Tensor] | None
     is_torn: bool
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """Its moments are part of the state."""
+        ...
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that learn, in the optimiser's order."""

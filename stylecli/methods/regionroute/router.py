@@ -21,11 +21,17 @@ NEAREST = 3
 ALIKE = 0.8
 # More characters than any text encoder reads.
 LONGEST = 2000
+# Nobody means anything by more, and patterns take ever longer over them.
+MOST_BLANKS = 32
 EXAMPLE = "make the cat in {} style and the dog in {} style"
 # How the canonical instruction ends.
 _NOTHING_ELSE = TEMPLATES[0].partition("{style} style")[2]
 
 Span = tuple[int, int]
+
+
+class UnknownStyleError(UsageError):
+    """No style is named, or one that is not among those to choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,9 @@ def route(prompt: str, styles: Sequence[Style]) -> list[Hit]:
     [('line_art', 'dog')]
 
     Raises:
-        UsageError: No style is named, or one that is not known; the message names those that
-            are. Or the instruction is too long to be one.
+        UnknownStyleError: No style is named, or one that is not known; the message names those
+            that are.
+        UsageError: There is none to choose from, or the instruction is too long to be one.
     """
     if not styles:
         raise UsageError("there is no style to choose from", fix="give experts that are trained")
@@ -63,6 +70,11 @@ def route(prompt: str, styles: Sequence[Style]) -> list[Hit]:
         raise UsageError(
             f"the instruction has {len(prompt)} characters, and {LONGEST} is the most",
             fix="say it in fewer words",
+        )
+    if re.search(rf"\s{{{MOST_BLANKS + 1}}}", prompt):
+        raise UsageError(
+            f"the instruction has more than {MOST_BLANKS} blanks in a row",
+            fix="leave them out; one is enough",
         )
     found = _find(prompt, styles)
     denied = [span for span, _ in found if wording.DENIED.search(prompt[: span[0]])]
@@ -185,7 +197,7 @@ def _example(hits: Sequence[Hit]) -> str:
     return EXAMPLE.format(hits[0].style.phrase, hits[-1].style.phrase)
 
 
-def _unknown(what: str, said: str, styles: Sequence[Style]) -> UsageError:
+def _unknown(what: str, said: str, styles: Sequence[Style]) -> UnknownStyleError:
     """With the nearest names, by the best of all runs of words as long as each name."""
     words = _plain(said).split()
 
@@ -202,4 +214,4 @@ def _unknown(what: str, said: str, styles: Sequence[Style]) -> UsageError:
     known = ", ".join(style.phrase for style in styles)
     near = ", ".join(style.phrase for style in nearest)
     hint = f"; nearest are {near}" if len(styles) > NEAREST else ""
-    return UsageError(what, fix=f"name one of {known}{hint}")
+    return UnknownStyleError(what, fix=f"name one of {known}{hint}")

@@ -141,6 +141,22 @@ def test_a_fused_kernel_is_found_on_every_cpu(dtype: torch.dtype) -> None:
     assert fused_way(128, CPU, dtype) in ("narrow", "padded")
 
 
+def test_the_kernel_is_found_while_sampling_too() -> None:
+    fused_way.cache_clear()
+    with torch.inference_mode():
+        found = fused_way(64, CPU, torch.float32)
+    fused_way.cache_clear()
+    assert found == fused_way(64, CPU, torch.float32) != "chunked"
+
+
+def test_in_autocast_chunks_are_as_exact_as_without() -> None:
+    query, key = queries_and_keys(size=6.0)
+    values = indicator(PHRASES, KEYS, 2, device=CPU, dtype=torch.float32)
+    exact = chunked(query, key, values, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(chunked(query, key, values, 8), exact)
+
+
 def test_places_beyond_the_keys_are_an_error() -> None:
     with pytest.raises(IndexError):
         indicator([[[9]]], 9, 8, device=CPU, dtype=torch.float32)

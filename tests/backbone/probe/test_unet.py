@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stylecli.backbone.probe.base import twice
 from stylecli.backbone.probe.unet import UnetProbe, chosen, cross_attention, finest
 from stylecli.errors import RecipeError
 from tests.small import noise
@@ -329,6 +330,42 @@ def test_names_of_layers(unet: Any) -> None:
 
 def test_the_finest_layer_sets_the_grid(unet: Any) -> None:
     assert finest(unet, noise(1, 4, 8, 12)) == (8, 12)
+
+
+def test_of_a_large_model_the_decoders_finest_layers_are_left_out(unet: Any) -> None:
+    unet.register_to_config(sample_size=64)
+    try:
+        assert chosen(unet, "auto") == (MIDDLE, *UP[:2])
+        assert finest(unet, noise(1, 4, 64, 96)) == (32, 48)
+    finally:
+        unet.register_to_config(sample_size=8)
+
+
+def test_what_runs_again_on_the_way_back_leaves_the_first_runs_maps(unet: Any) -> None:
+    seen, times, words = rows()
+    words.requires_grad_(True)
+    with open_probe(unet) as probe:
+        unet.enable_gradient_checkpointing(lambda *given: twice(probe, *given))
+        try:
+            probe.watch(ONE, GRID)
+            answer(unet, seen, times, words)
+            before = [one.pieces[0] for one in probe._processors.values()]
+            probe.maps().sum().backward()
+            after = [one.pieces[0] for one in probe._processors.values()]
+        finally:
+            unet.disable_gradient_checkpointing()
+    assert all(one is other for one, other in zip(before, after, strict=True))
+
+
+def test_a_token_that_is_named_twice_counts_once(unet: Any) -> None:
+    seen, times, words = rows()
+    found = []
+    for phrase in ([2, 3], [2, 3, 3]):
+        with open_probe(unet) as probe:
+            probe.watch([[phrase]] * 2, GRID)
+            answer(unet, seen, times, words)
+            found.append(probe.maps().detach())
+    assert torch.equal(*found)
 
 
 def test_an_attention_layer_of_another_kind_is_refused_and_nothing_changed(unet: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from stylecli.artifacts import files
+from stylecli.artifacts import files, store
 from stylecli.engine.route import experts
 from stylecli.engine.route.experts import INDEX, Expert
 from stylecli.errors import InputError, ItemError, StyleError, UsageError, WeightsError
@@ -95,7 +97,7 @@ def test_a_file_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:
     assert found.file("cyberpunk").is_file()
 
 
-def test_killed_between_file_and_index_the_old_index_is_whole(
+def test_killed_before_the_index_is_written_nothing_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experts.add(tmp_path, entry(), NUMBERS, {})
@@ -111,8 +113,61 @@ def test_killed_between_file_and_index_the_old_index_is_whole(
         with pytest.raises(KeyboardInterrupt):
             experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
     assert experts.read(tmp_path).styles == PAPER[:1]
+    assert not (tmp_path / "cyberpunk.safetensors").exists(), "it would count as done"
     experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
     assert experts.read(tmp_path).file("cyberpunk").is_file()
+
+
+def test_killed_after_that_only_the_new_expert_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experts.add(tmp_path, entry(), NUMBERS, {})
+    rename = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "cyberpunk.safetensors":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
+    found = experts.read(tmp_path)
+    assert found.file("pixel_art").is_file()
+    with pytest.raises(WeightsError, match="cannot be read") as caught:
+        found.file("cyberpunk")
+    assert "train cyberpunk again" in caught.value.fix
+    assert not (tmp_path / "cyberpunk.safetensors").exists()
+    path = experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
+    assert experts.read(tmp_path).file("cyberpunk") == path
+    assert not list(tmp_path.glob(".*.safetensors"))
+
+
+def test_experts_that_are_added_at_once_are_all_in_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = store.save_tensors
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.1)
+        save(*arguments)
+
+    monkeypatch.setattr(store, "save_tensors", slow)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda style: experts.add(tmp_path, entry(style), NUMBERS, {}), PAPER))
+    assert set(experts.read(tmp_path).styles) == set(PAPER)
+
+
+def test_a_file_is_indexed_by_its_digest_and_its_name(tmp_path: Path) -> None:
+    path = experts.add(tmp_path, entry(), NUMBERS, {})
+    assert experts.is_indexed(path)
+    (other := tmp_path / "cyberpunk.safetensors").write_bytes(path.read_bytes())
+    assert not experts.is_indexed(other)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert not experts.is_indexed(path)
+    (tmp_path / INDEX).unlink()
+    assert not experts.is_indexed(path)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,11 @@ def test_a_page_of_text_is_no_instruction() -> None:
         route("make the cat pixel art " * (LONGEST // 20), PAPER)
 
 
+def test_a_run_of_blanks_is_no_instruction() -> None:
+    with pytest.raises(UsageError, match="blanks"):
+        route(f"make{' ' * 1500}the § cat pixel art", PAPER)
+
+
 @given(SAYINGS, SAYINGS)
 def test_any_text_is_routed_or_refused(before: list[str], after: list[str]) -> None:
     said = " ".join([*before, "pixel art", *after])

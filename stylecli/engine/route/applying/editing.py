@@ -220,7 +220,7 @@ class Retoucher:
                 after=after,
             )
             decoded = editor.decode(latents).float().cpu().clamp(0, 1).clone()
-        _refuse_nothing(pictures, decoded)
+        refuse_nothing(pictures, decoded)
         found = []
         for row in range(count):
             looked = None
@@ -262,7 +262,7 @@ def looked_at(one: Edited) -> Looked:
     return one.looked
 
 
-def _refuse_nothing(before: Float[Tensor, "b 3 h w"], after: Float[Tensor, "b 3 h w"]) -> None:
+def refuse_nothing(before: Float[Tensor, "b 3 h w"], after: Float[Tensor, "b 3 h w"]) -> None:
     """See that there is something in every picture.
 
     Raises:

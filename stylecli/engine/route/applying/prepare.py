@@ -25,7 +25,7 @@ from stylecli.engine.route.experts import INDEX, MAKE, Expert, Experts
 from stylecli.engine.runs.making import Maker
 from stylecli.engine.session import Session
 from stylecli.errors import InputError, UsageError
-from stylecli.recipe.route import Apply
+from stylecli.recipe.route import Apply, Loss
 from stylecli.recipe.rows import changed as changed_by_row
 from stylecli.recipe.schema import Recipe
 
@@ -36,6 +36,7 @@ ROW_SECTIONS = ("route",)
 ROW_KEYS = "route.apply."
 # Of the settings, what is counted as the edits that come of it.
 _WORDS = {"instruction", "object", "style_name", "soft_route", "top", "mix_tau"}
+_LAYERS = Loss().layers
 
 
 def route_apply(
@@ -90,7 +91,7 @@ def route_apply(
                 [_settings(edit) for edit in task.edits],
                 task.folder,
                 # As a run with these settings for all would have it.
-                {} if task.recipe is recipe else {"recipe": _decisive(task.recipe)},
+                {} if task.recipe is recipe else {"recipe": _decisive(task.recipe, explain)},
             )
             for task in tasks
         ],
@@ -99,7 +100,7 @@ def route_apply(
             "dtype": str(session.context.dtype),
             "text_length": length,
             "quantize": recipe.route.quantize,
-            "recipe": _decisive(recipe),
+            "recipe": _decisive(recipe, explain),
         },
         seed=recipe.sampling.seed,
         output=destination.path,
@@ -250,12 +251,16 @@ def _refuse_other_base(expert: Expert, experts: Experts, session: Session) -> No
     )
 
 
-def _decisive(recipe: Recipe) -> dict[str, Any]:
-    """The settings that decide a picture's bytes besides its edits."""
+def _decisive(recipe: Recipe, explain: bool) -> dict[str, Any]:
+    """The settings that decide the bytes of a picture, and of what explains it, besides edits."""
     apply: Apply = recipe.route.apply
+    loss = recipe.route.loss
     found = apply.model_dump(mode="json", exclude=_WORDS)
     if apply.protect_background:
-        found |= recipe.route.loss.model_dump(mode="json", include={"layers", "gamma", "kappa"})
+        found |= loss.model_dump(mode="json", include={"layers", "gamma", "kappa"})
+    elif explain and loss.layers != _LAYERS:
+        # The usual ones are left unsaid: what explains a picture may be asked for once it is there.
+        found["layers"] = loss.layers
     return found
 
 

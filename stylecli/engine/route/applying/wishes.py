@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stylecli.errors import UsageError
-from stylecli.methods.regionroute.router import Hit, clauses, route
+from stylecli.methods.regionroute.router import Hit, UnknownStyleError, clauses, route
 from stylecli.methods.regionroute.styles import Style, instruct
 from stylecli.recipe.route import Apply
 
@@ -27,6 +27,8 @@ _UNKNOWN = re.compile(
     r"(?: style)?(?:[,.;].*| and leave .*| without .*)?",
     re.IGNORECASE | re.DOTALL,
 )
+# In the name of a thing, or of a style that nobody knows: there is a second edit in it.
+_MORE = re.compile(r"\b(?:style|(?:and|then|but)\s+(?:the|a|an|my))\b", re.IGNORECASE)
 EXAMPLE = "--object cat --style-name pixel-art"
 
 
@@ -92,12 +94,12 @@ def _told(text: str, styles: Sequence[Style], asked: Apply) -> list[Edit]:
     """The edits of one instruction."""
     try:
         hits = route(text, styles)
-    except UsageError as error:
+    except UnknownStyleError as error:
         if not asked.soft_route:
             fix = f"{error.fix}; or mix the nearest: --soft-route"
             raise UsageError(error.what, fix=fix) from error
         understood = _UNKNOWN.fullmatch(text.strip())
-        if understood is None:
+        if understood is None or any(_says_more(part, styles) for part in understood.groups()):
             raise UsageError(
                 f"{text!r}: which of these words are a style cannot be told",
                 fix=f"say it like 'make the cat in mosaic style', or {EXAMPLE}",
@@ -127,7 +129,7 @@ def _named(thing: str, name: str, styles: Sequence[Style], asked: Apply) -> Edit
     """The edit of an object and a style that were named apart."""
     try:
         style = _style(name, styles)
-    except UsageError:
+    except UnknownStyleError:
         if asked.soft_route:
             return _mixed(thing, name, styles, asked)
         raise
@@ -140,6 +142,14 @@ def _mixed(thing: str, name: str, styles: Sequence[Style], asked: Apply) -> Edit
     ids = tuple(sorted(style.id for style in styles))
     mix = asked.top, asked.mix_tau
     return Edit(made.prompt, made.style_span, _bare(thing), ids, mix)
+
+
+def _says_more(words: str, styles: Sequence[Style]) -> bool:
+    """Whether there is more in some words than one thing, or one style that nobody knows."""
+    try:
+        return bool(_MORE.search(words) or route(words, styles))
+    except UnknownStyleError:
+        return False
 
 
 def _style(name: str, styles: Sequence[Style]) -> Style:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from stylecli import __version__
-from stylecli.artifacts import rows, store
-from stylecli.artifacts.files import replacing, to_json, write_atomic
+from stylecli.artifacts import store
+from stylecli.artifacts.files import replacing, to_json, unwritable, write_atomic
 from stylecli.artifacts.journal import Journal
-from stylecli.engine.claims import Claim, as_text
+from stylecli.engine.claims import Claim, as_text, said
 from stylecli.engine.context import Reporter
 from stylecli.engine.route.data import contact, items
 from stylecli.engine.route.data.making import (
@@ -124,7 +125,7 @@ class Build:
             key=store.digest(self.facts),
             mark=items.MARK,
             plan=PLAN,
-            taken=(items.NAME, IMAGES, MASKS, TARGETS, JOURNAL),
+            taken=(items.NAME, items.MARK, items.EXCLUDED, SHEET, IMAGES, MASKS, TARGETS, JOURNAL),
             overwrite=self.overwrite,
         )
 
@@ -135,6 +136,7 @@ class Build:
             DiskFullError: What was finished stays, and the next run goes on from there.
             InputError: No sample at all could be made.
             LockedError: Another run writes to the folder.
+            MemoryExhaustedError: An editor has too little; likewise, what was finished stays.
             OutputDiffersError: The folder holds something else.
         """
         claim = self.claim
@@ -158,27 +160,41 @@ class Build:
         return Built("done", about, failed)
 
     def _finished(self, claim: Claim) -> Mapping[str, Any] | None:
+        """What the mark says, where all that it speaks of is there as it was made."""
         about = claim.finished()
+        if about is None:
+            return None
         try:
-            if about is not None:
-                items.read(self.folder)
+            samples = items.read(self.folder).samples
         except InputError:
             # A list or a picture is gone since, and is made again.
             return None
-        return about
+        is_whole = len(samples) == about.get("samples") == len(_unspoilt(samples))
+        return about if is_whole else None
 
     def _whole(self) -> set[str]:
-        """Samples that are listed and whose files are there; lines of others are taken out."""
-        file = self.folder / items.NAME
-        if not file.is_file():
-            return set()
-        listed = list(_lines(file))
-        named = {name for row in listed for name in _files(row)}
-        gone = set(rows.missing(self.folder, named))
-        kept = {row["id"]: row for row in listed if not gone.intersection(_files(row))}
-        wanted = self._places()
-        _write(file, [row for one, row in kept.items() if one in wanted])
-        return kept.keys() & wanted.keys()
+        """Samples that are listed and whose files are as they were made; other lines go."""
+        file, mark = self.folder / items.NAME, self.folder / items.MARK
+        listed = list(self._listed(file)) if file.is_file() else []
+        kept = {sample.id for sample in _unspoilt(sample for sample, _ in listed)}
+        if said(mark).get("samples") != len(kept):
+            # Until the list is as long again, nobody is to take the folder for a set.
+            mark.unlink(missing_ok=True)
+        if file.is_file():
+            _write(file, [row for sample, row in listed if sample.id in kept])
+        return kept
+
+    def _listed(self, file: Path) -> Iterator[tuple[items.Sample, dict[str, Any]]]:
+        """Samples of this set that a list names, each once, and their lines."""
+        styles, wanted = {style.id: style for style in self.hands}, set(self._places())
+        for row in _lines(file):
+            try:
+                sample = items.read_line(self.folder, file.name, row, styles)
+            except InputError:
+                continue
+            if sample.id in wanted:
+                wanted.remove(sample.id)
+                yield sample, row
 
     def _places(self) -> dict[str, int]:
         """Samples in their order."""
@@ -199,13 +215,20 @@ class Build:
                         failed.append(one)
                         journal.append({"key": one.key, "status": "failed", "error": one.error})
                         continue
-                    with (self.folder / items.NAME).open("ab") as stream:
-                        stream.write(to_json(one).encode() + b"\n")
+                    self._append(one)
                     journal.append(
                         {"key": one["id"], "output": one["target"], "status": "done",
                          "sha256": one["sha256"]["target"], "seed": one["seed"]}
                     )  # fmt: skip
         return failed
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        file = self.folder / items.NAME
+        try:
+            with file.open("ab") as stream:
+                stream.write(to_json(row).encode() + b"\n")
+        except OSError as error:
+            raise unwritable(file, error) from error
 
     def _make_all(
         self, subject: Subject, styles: Sequence[Style]
@@ -221,7 +244,8 @@ class Build:
             shared = self._covered(f"{MASKS}/{stem}.png", view.mask)
         except DiskFullError:
             raise
-        except ItemError as error:
+        # Lists and masks may have changed since they were read to choose.
+        except (ItemError, InputError) as error:
             yield from (Failed(sample_id(subject, style), error.as_row()) for style in styles)
             return
         for style in styles:
@@ -241,7 +265,13 @@ class Build:
                 yield self._row(subject, style, styled, source, covered, (target, digest))
 
     def _covered(self, name: str, mask: Bool[Tensor, "h w"]) -> _Covered:
-        """Write a mask, and say what it covers."""
+        """Write a mask, and say what it covers.
+
+        Raises:
+            ItemError: It covers nothing, or cannot be written.
+        """
+        if not mask.any():
+            raise ItemError(f"{name}: nothing of the object is seen", fix="mend its mask")
         digest = keep(self.folder / name, png(mask_image(mask)))
         return _Covered(name, digest, round(float(mask.float().mean()), 6), box_of(mask))
 
@@ -319,17 +349,31 @@ class Build:
             "failed": len(failed),
             **self.source.about(),
         }  # fmt: skip
-        said = {"command": COMMAND, "version": __version__, "key": key}
-        contact.draw(self.folder, ordered, list(self.hands), self.folder / SHEET, said)
+        maker = {"command": COMMAND, "version": __version__, "key": key}
+        contact.draw(self.folder, ordered, list(self.hands), self.folder / SHEET, maker)
         write_atomic(self.folder / items.MARK, as_text(about))
         if not failed:
             (self.folder / PLAN).unlink(missing_ok=True)
         return about
 
 
-def _files(row: Mapping[str, Any]) -> list[str]:
-    """The files that a line names."""
-    return [row["source"], row["target"], *(edit["mask"] for edit in row["edits"])]
+def _unspoilt(samples: Iterable[items.Sample]) -> list[items.Sample]:
+    """Those whose files are there, and hold what they were made with."""
+
+    @cache
+    def is_as_made(file: Path, sha256: str) -> bool:
+        try:
+            return store.file_sha256(file) == sha256
+        except (OSError, ValueError):  # a name that no file can have
+            return False
+
+    return [
+        one
+        for one in samples
+        if is_as_made(one.source, one.sha256["source"])
+        and is_as_made(one.target, one.sha256["target"])
+        and all(is_as_made(edit.mask, one.sha256["mask"]) for edit in one.edits)
+    ]
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -338,9 +382,9 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and row.keys() >= {"id", "source", "target", "edits"}:
+            if isinstance(row, dict):
                 yield row
 
 

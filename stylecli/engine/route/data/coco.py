@@ -45,23 +45,31 @@ class Instances:
         groups: dict[Any, list[Mapping[str, Any]]] = {}
         for note in said["annotations"]:
             groups.setdefault(note["image_id"], []).append(note)
-        sizes: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = [
+        noted: list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = [
             (row, groups.get(row["id"], [])) for row in said["images"]
         ]
-        for row, notes in sizes:
+        for row, notes in noted:
             by_kind: dict[Any, list[Mapping[str, Any]]] = {}
             for note in notes:
                 by_kind.setdefault(note["category_id"], []).append(note)
             alone = [each[0] for each in by_kind.values() if len(each) == 1]
             outlines = tuple(
-                Outline(names[note["category_id"]], partial(self._mask, note))
+                Outline(names[note["category_id"]], partial(self._mask, row, note))
                 for note in alone
                 if not note.get("iscrowd")
             )
             name = str(row["file_name"])
             yield Photograph(Path(name).stem, located(self._file, name, self._pictures), outlines)
 
-    def _mask(self, note: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    def _mask(self, row: Mapping[str, Any], note: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+        # Polygons do not say what they are of: in a resized copy they would lie anywhere.
+        listed = row.get("height", size[0]), row.get("width", size[1])
+        if listed != size:
+            raise ImageError(
+                f"{row['file_name']}: is {size[1]}x{size[0]}, and {self.name} says "
+                f"{listed[1]}x{listed[0]}",
+                fix="give the pictures that the list was made for",
+            )
         where = f"{self.name}: annotation {note.get('id')}"
         return decoded(note.get("segmentation"), size, where)
 
@@ -154,14 +162,16 @@ def _identity(file: Path) -> str:
 
 def _json(file: Path) -> Mapping[str, Any]:
     try:
-        said = json.loads(file.read_bytes())
-    except ValueError as error:
+        said: Any = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not JSON: {error}", fix="give COCO's instances") from error
     for key, needed in (("images", ("id", "file_name")), ("categories", ("id", "name")),
                         ("annotations", ("image_id", "category_id"))):  # fmt: skip
         found = said.get(key) if isinstance(said, dict) else None
         if not isinstance(found, list) or not all(
-            isinstance(row, dict) and all(name in row for name in needed) for row in found
+            isinstance(row, dict)
+            and all(isinstance(row.get(name), int | float | str) for name in needed)
+            for row in found
         ):
             raise InputError(
                 f"{file}: `{key}` is no list of {', '.join(needed)}",
@@ -174,4 +184,5 @@ def _json(file: Path) -> Mapping[str, Any]:
             "`categories` does not name",
             fix="give COCO's instances, such as instances_train2017.json",
         )
-    return said
+    checked: Mapping[str, Any] = said
+    return checked

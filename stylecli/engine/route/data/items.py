@@ -122,7 +122,7 @@ def read(folder: Path) -> Dataset:
     styles = _styles(folder)
     samples: dict[str, Sample] = {}
     for where, row in rows.objects(folder / NAME, what=f"no finished set at {folder}", fix=MAKES):
-        sample = _sample(folder, where, row, {style.id: style for style in styles})
+        sample = read_line(folder, where, row, {style.id: style for style in styles})
         if sample.id in samples:
             raise InputError(
                 f"{where}: id {sample.id!r} occurs twice", fix="give every sample an id of its own"
@@ -212,9 +212,18 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _sample(
+def read_line(
     folder: Path, where: str, row: Mapping[str, Any], styles: Mapping[str, Style]
 ) -> Sample:
+    """A sample as its line says; no file is looked for.
+
+    Args:
+        where: The line, for messages.
+        styles: Those of the set, by their ids.
+
+    Raises:
+        InputError: It is no sample, or one of other styles.
+    """
     split = _text(where, row, "split")
     if split not in SPLITS:
         raise InputError(
@@ -240,8 +249,8 @@ def _sample(
     return Sample(
         id=_text(where, row, "id"),
         image_id=_text(where, row, "image_id"),
-        source=folder / _text(where, row, "source"),
-        target=folder / _text(where, row, "target"),
+        source=_file(folder, where, row, "source"),
+        target=_file(folder, where, row, "target"),
         size=(size[0], size[1]),
         style_id=_known(where, row, styles),
         prompt=prompt,
@@ -284,7 +293,7 @@ def _edit(
             f"{where}: `object_span` is on {prompt[slice(*object_span)]!r}, not on {name!r}",
             fix="count characters of the prompt from 0, the end exclusive",
         )
-    mask = folder / _text(where, row, "mask")
+    mask = _file(folder, where, row, "mask")
     box = (left, top, right, bottom)
     return Edit(name, style.id, object_span, style_span, mask, float(area), box)
 
@@ -305,6 +314,17 @@ def _text(where: str, row: Mapping[str, Any], key: str) -> str:
         said = "is missing" if key not in row else f"is {json.dumps(value)}"
         raise InputError(f"{where}: `{key}` {said}", fix="it is a text")
     return value
+
+
+def _file(folder: Path, where: str, row: Mapping[str, Any], key: str) -> Path:
+    """A file of the set; sets are copied as a whole, and what lies elsewhere is none of them."""
+    name = Path(_text(where, row, key))
+    if name.anchor or ".." in name.parts:
+        raise InputError(
+            f"{where}: `{key}` is {row[key]!r}, outside of the set",
+            fix=f"name it from the folder of {NAME}",
+        )
+    return folder / name
 
 
 def _counts(where: str, row: Mapping[str, Any], key: str, count: int) -> tuple[int, ...]:

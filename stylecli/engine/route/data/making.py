@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from stylecli.tensors.seeds import derive, generator
 
 # How often a command is in the canonical words where they vary.
 CANONICAL = 0.5
-_ODD = re.compile(r"[^\w-]+")
+# All else is odd in names of experts' files, which styles are called by.
+_ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,18 @@ def sample_id(subject: Subject, style: Style) -> str:
     return f"{style.id}/{subject.image_id}/{slug(subject.object)}"
 
 
-def slug(name: str) -> str:
-    """A name as a part of a file's name.
+def slug(name: str, otherwise: str = "object") -> str:
+    """A name as a part of a file's name, in ASCII.
 
     >>> slug("The café's red/green cup")
-    'The-café-s-red-green-cup'
+    'The-cafe-s-red-green-cup'
+
+    Args:
+        otherwise: Where nothing is left of it.
     """
-    return _ODD.sub("-", name).strip("-") or "object"
+    apart = unicodedata.normalize("NFKD", name)
+    bare = "".join(one for one in apart if not unicodedata.combining(one))
+    return _ODD.sub("-", bare).strip("-") or otherwise
 
 
 def told(

@@ -175,7 +175,12 @@ def _editor(asked: Asked, reporter: Reporter) -> Restyler:
     return Restyler(
         ByEditor(
             lambda: session.editor,
-            session.fingerprint,
+            {
+                "model": session.fingerprint,
+                "dtype": str(session.context.dtype),
+                "text_length": asked.recipe.route.text_length,
+                "quantize": asked.recipe.route.quantize,
+            },
             asked.recipe.route.apply,
             tries=asked.tries or 1,
         )
@@ -190,7 +195,11 @@ def _expand(asked: Asked) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for source in asked.sources:
-        names = [line for line in asked.stdin().splitlines() if line] if source == "-" else [source]
+        names = [source]
+        if source == "-":
+            # Not splitlines(): a name may hold the odder of what that takes for a line's end.
+            names = [line.rstrip("\r") for line in asked.stdin().split("\n")]
+            names = [name for name in names if name]
         if not names:
             raise InputError("the list on standard input is empty", fix="pipe names into it")
         for name in names:
@@ -207,22 +216,48 @@ def _expand(asked: Asked) -> list[Path]:
 
 
 def _styles(asked: Asked) -> list[Style]:
-    """What was named, each once; where an editor restyles, any words are a style."""
+    """What was named, each once; where an editor restyles, any words are a style.
+
+    Raises:
+        UsageError: Nobody can make one, or the files of two would be called alike.
+    """
     known = [*PAPER, *(_families() if asked.icons is not None else ())]
     by_name = {_plain(name): style for style in known for name in (*style.names, style.text)}
     found: dict[str, Style] = {}
     for name in asked.styles or [style.phrase for style in PAPER]:
         style = by_name.get(_plain(name))
         if style is None and _default(asked) == "editor" and _plain(name):
-            style = Style(slug(_plain(name)).replace("-", "_").casefold(), name.strip())
+            style = Style(_style_id(name), name.strip())
         if style is None:
             raise UsageError(
                 f"--style-name {name!r}: nobody here draws in that style",
                 fix=f"{did_you_mean(_plain(name), by_name)}known: "
                 f"{', '.join(style.text for style in known)}; --stylist editor takes any words",
             )
-        found[style.id] = style
+        first = found.setdefault(style.id, style)
+        if _plain(first.phrase) != _plain(style.phrase):
+            raise UsageError(
+                f"--style-name {first.phrase!r} and {name!r} would both be {style.id} in names of "
+                "files",
+                fix="call one of them otherwise, in letters a-z or digits",
+            )
     return list(found.values())
+
+
+def _style_id(name: str) -> str:
+    """What a style of any words is called in names of files, also of its expert's.
+
+    Raises:
+        UsageError: Nothing is left of it there.
+    """
+    # What a wide character stands for may be an underscore.
+    found = slug(_plain(name), "").replace("-", "_").strip("_").casefold()
+    if not found:
+        raise UsageError(
+            f"--style-name {name!r} has nothing in it to name files by",
+            fix="say it in letters a-z or digits",
+        )
+    return found
 
 
 def _families() -> list[Style]:

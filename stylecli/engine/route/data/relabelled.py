@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"_(\d\d)$")
 
 
 class Relabelled:
-    """A folder of pairs, and of folders of them; each picture shows one object."""
+    """A folder of pairs, and of folders of them; each pair shows one object."""
 
     def __init__(self, folder: Path) -> None:
         """Look for pairs.
@@ -52,7 +52,8 @@ class Relabelled:
     def __iter__(self) -> Iterator[Photograph]:
         for (picture, mask), kind in zip(self._pairs, self._classes, strict=True):
             outline = Outline(SAID.get(kind, kind), partial(_inside, mask))
-            yield Photograph(_NUMBER.sub("", _stem(mask)), picture, (outline,))
+            # The number stays: it is of the object in VOC, and of the picture in BIG.
+            yield Photograph(_stem(mask), picture, (outline,))
 
 
 def class_of(stem: str) -> str:

@@ -39,6 +39,8 @@ MAX_WORDS = 3
 THIRD, BLENDED = 0.4, 0.5
 # Arrangements that are looked at before the best of them is taken.
 TRIES = 24
+# Draws of contents in a row that may come to nothing.
+DRAWS = 10_000
 # Share of the smaller of two icons' squares that the other may cover; their corners are empty.
 OVERLAP = 0.04
 # A thing stands out from its ground by this much, in the mean of its strongest channel.
@@ -115,11 +117,17 @@ class Scenes:
         """Read the icons and choose what is in every scene; none is drawn.
 
         Raises:
-            InputError: A family is missing, or draws too few things.
+            InputError: A family is missing, or draws too few things; or too few families are left
+                to draw scenes.
         """
         self._wanted = wanted
         self._hands = list(wanted.hands)
         train = {prefix: f for prefix, f in glyphs.FAMILIES.items() if not f.is_held_out}
+        if not set(train) - ONE_COLOUR - set(self._hands):
+            raise InputError(
+                "every family of icons is a style of the set, and none is left to draw its scenes",
+                fix="leave out a --style-name",
+            )
         self._icons = _shared(glyphs.read_icons(wanted.icons, train))
         data = wanted.data
         self._casts: dict[str, Cast] = {}
@@ -182,7 +190,11 @@ class Scenes:
         return [f"scene-{self._wanted.seed}-{kind}{place:05}" for place in range(count)]
 
     def _drawn(self, split: str) -> Iterator[Cast]:
-        """Casts without end; more of them never change the first ones."""
+        """Casts without end; more of them never change the first ones.
+
+        Raises:
+            InputError: Nothing is drawn by enough families, or not together with anything else.
+        """
         held = split == VAL
         pool = {
             content: drawings
@@ -198,10 +210,17 @@ class Scenes:
                 f"{', '.join(self._hands) or 'any'}",
                 fix="npm install the whole packages",
             )
-        while True:
+        in_vain = 0
+        while in_vain < DRAWS:
             cast = self._cast(names, others, pool, chance)
+            in_vain = 0 if cast is not None else in_vain + 1
             if cast is not None:
                 yield cast
+        raise InputError(
+            f"no two {'held-out ' * held}contents are drawn by one family that is no style of "
+            f"the set, in {DRAWS} draws",
+            fix="leave out a --style-name, or npm install the whole packages",
+        )
 
     def _cast(
         self,

@@ -35,7 +35,7 @@ def decoded(segmentation: Any, size: tuple[int, int], where: str) -> Bool[Tensor
         if isinstance(segmentation, Mapping):
             return _runs(segmentation, size)
         return _polygons(segmentation, size)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise InputError(
             f"{where}: `segmentation` is damaged: {error}", fix="mend or remove the annotation"
         ) from error

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from stylecli.artifacts import images
 from stylecli.backbone.editors.base import Editor
-from stylecli.engine.route.applying.editing import fitted
-from stylecli.engine.route.data.making import Styled, Subject, View, seed_of
+from stylecli.engine.route.applying.editing import fitted, refuse_nothing
+from stylecli.engine.route.data.making import Styled, Subject, View, sample_id, seed_of
+from stylecli.engine.runs.local import is_out_of_memory
+from stylecli.errors import MemoryExhaustedError
 from stylecli.methods.regionroute.styles import WHOLE, Style
 from stylecli.recipe.route import Apply
 from stylecli.tensors.filters import FILTERS
@@ -67,7 +69,7 @@ class ByEditor:
     def __init__(
         self,
         open_editor: Callable[[], Editor],
-        fingerprint: str,
+        model: Mapping[str, Any],
         apply: Apply,
         *,
         tries: int = 1,
@@ -75,7 +77,7 @@ class ByEditor:
         """Remember how; the model is loaded when the first picture is to be made.
 
         Args:
-            fingerprint: Of all its weights.
+            model: All that decides what its weights compute, as facts.
             tries: Of how many answers the one is taken that keeps most of the object's structure,
                 unless one keeps enough of it.
         """
@@ -83,7 +85,7 @@ class ByEditor:
         sampling = apply.model_dump(include={"steps", "guidance", "image_guidance", "size"})
         self.facts: Mapping[str, Any] = {
             "stylist": "editor",
-            "model": fingerprint,
+            **model,
             "command": WHOLE,
             "tries": tries,
             **sampling,
@@ -95,6 +97,7 @@ class ByEditor:
         """See `Stylist`.
 
         Raises:
+            ItemError: The model gave nothing that can be seen.
             UsageError: The command is longer than the model reads.
         """
         editor = self._open()
@@ -102,7 +105,8 @@ class ByEditor:
         side = self._apply.size or editor.native_px
         geometry = fitted(height, width, side=side, multiple=editor.multiple_px)
         with torch.inference_mode():
-            reference = editor.encode_image(geometry.apply(image[None]).to(editor.device))
+            before = geometry.apply(image[None])
+            reference = editor.encode_image(before.to(editor.device))
             latents = editor.edit(
                 reference,
                 editor.encode_prompt([WHOLE.format(style=style.text)]),
@@ -111,7 +115,9 @@ class ByEditor:
                 guidance=self._apply.guidance,
                 image_guidance=self._apply.image_guidance,
             )
-            pixels = images.to_pixels(geometry.undo(editor.decode(latents).float())[0])
+            decoded = editor.decode(latents).float().cpu().clamp(0, 1)
+            refuse_nothing(before, decoded)
+            pixels = images.to_pixels(geometry.undo(decoded)[0])
         # Back to the size of the photograph, whose mask is as it was (section 1.2).
         back = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.LANCZOS)
         return images.to_float(torch.from_numpy(np.array(back)))
@@ -125,12 +131,17 @@ class Restyler:
         self.facts = stylist.facts
 
     def styled(self, subject: Subject, view: View, style: Style) -> Styled:
-        """See `making.Hand`."""
+        """See `making.Hand`.
+
+        Raises:
+            ItemError: The model gave nothing that can be seen.
+            MemoryExhaustedError: It does not fit; no other picture is tried, all are as large.
+        """
         first = seed_of(subject.image_id, style)
         tried: list[Styled] = []
         while len(tried) < self._stylist.tries:
             seed = first + len(tried) * NEXT_SEED
-            picture = self._stylist.stylise(view.picture, style, seed).float().cpu()
+            picture = self._stylised(subject, view, style, seed)
             structure = agreement(view.picture, picture, view.mask)
             change = float((picture - view.picture).abs().mean(dim=0)[view.mask].mean())
             quality = {"structure": round(structure, 4), "change": round(change, 4)}
@@ -138,6 +149,19 @@ class Restyler:
             if structure >= MIN_STRUCTURE:
                 break
         return max(tried, key=lambda each: each.quality["structure"])
+
+    def _stylised(
+        self, subject: Subject, view: View, style: Style, seed: int
+    ) -> Float[Tensor, "3 h w"]:
+        try:
+            return self._stylist.stylise(view.picture, style, seed).float().cpu()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryExhaustedError(
+                f"{sample_id(subject, style)}: out of memory; what was made before stays",
+                fix="lower route.apply.size, or use a recipe for less memory",
+            ) from error
 
 
 def agreement(

@@ -25,6 +25,7 @@ from stylecli.methods.regionroute.grids import on_grid
 from stylecli.methods.regionroute.spans import locate
 
 _EMBEDS, _POOLED = "embeds", "pooled"
+_MEND = "put it back, or run `style route-data` again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +106,41 @@ class Encoded:
             for span, edits in by_span.items()
         )
 
-    def mask(self, edits: tuple[Edit, ...], grid: tuple[int, int]) -> Float[Tensor, " n"]:
-        """What of each cell is one of these objects.
+    def mask(
+        self, sample: Sample, edits: tuple[Edit, ...], grid: tuple[int, int]
+    ) -> Float[Tensor, " n"]:
+        """What of each cell is one of these objects of a sample.
 
         Raises:
-            ImageError: A mask cannot be read.
+            ImageError: A mask cannot be read, is another than it was, or of another size than the
+                pictures.
         """
         files = [_digest(edit.mask) for edit in edits]
+        for edit, sha256 in zip(edits, files, strict=True):
+            # Of several masks the set has the digest of the first.
+            if edit.mask == sample.edits[0].mask:
+                _refuse_another(edit.mask, sha256, sample.sha256["mask"], "mask")
 
         def read() -> Tensor:
-            union = torch.stack([items.mask_of(edit) for edit in edits]).amax(dim=0)
-            return on_grid(union[None], grid)[0].half()
+            each = [items.mask_of(edit) for edit in edits]
+            for edit, one in zip(edits, each, strict=True):
+                if tuple(one.shape) != sample.size:
+                    height, width = one.shape
+                    raise ImageError(
+                        f"{edit.mask}: is {width}x{height}, and the pictures of {sample.id} are "
+                        f"{sample.size[1]}x{sample.size[0]}",
+                        fix=_MEND,
+                    )
+            return on_grid(torch.stack(each).amax(dim=0)[None], grid)[0].half()
 
-        return self._masks.get(store.digest([files, list(grid)]), read).float()
+        key = store.digest([files, list(sample.size), list(grid)])
+        return self._masks.get(key, read).float()
 
     def _encoded(
         self, file: Path, sha256: str, size: tuple[int, int]
     ) -> Float[Tensor, "1 c lh lw"]:
         def encode() -> Tensor:
-            if _digest(file) != sha256:
-                raise ImageError(
-                    f"{file}: is not the picture that the set was made with",
-                    fix="put it back, or run `style route-data` again",
-                )
+            _refuse_another(file, _digest(file), sha256, "picture")
             pixels = images.scaled(items.picture(file), size)[None]
             with torch.no_grad():
                 found = self._editor.encode_image(pixels.to(self._editor.device))
@@ -140,6 +153,9 @@ def _digest(file: Path) -> str:
     try:
         return store.file_sha256(file)
     except OSError as error:
-        raise ImageError(
-            f"{file}: {error.strerror or error}", fix="put it back, or run `style route-data` again"
-        ) from error
+        raise ImageError(f"{file}: {error.strerror or error}", fix=_MEND) from error
+
+
+def _refuse_another(file: Path, found: str, wanted: str, what: str) -> None:
+    if found != wanted:
+        raise ImageError(f"{file}: is not the {what} that the set was made with", fix=_MEND)

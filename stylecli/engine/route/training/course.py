@@ -21,6 +21,7 @@ from stylecli.engine.training.checkpoint import JSON
 from stylecli.engine.training.interruption import kept
 from stylecli.engine.training.log import Log
 from stylecli.engine.training.state import Place
+from stylecli.errors import UsageError
 
 # Steps whose mean figures make a row of the log.
 ROW_STEPS = 20
@@ -31,6 +32,8 @@ PANELS = {
     "cover": "cover",
     "attention on the object": "inside",
 }
+# What rows of an examination have.
+_EXAMINED = "expert"
 
 
 class Course:
@@ -46,7 +49,6 @@ class Course:
         pictures: Pictures | None,
         log: Path,
         reporter: Reporter,
-        skipped: int,
         team: Team = ALONE,
     ) -> None:
         """Take it on; nothing is done yet.
@@ -55,14 +57,14 @@ class Course:
             write: Writes the expert as it is now, so that it can be used.
             examination: None where nothing is held out; likewise `pictures`.
             log: File of the figures.
-            skipped: Objects too small for the grid, of all that are learned from.
         """
         self.trainer = trainer
         self._place, self._write = place, write
         self._examination, self._pictures = examination, pictures
         self._file, self._reporter, self._team = log, reporter, team
         self._settings = trainer.material.settings
-        self._skipped = skipped
+        # The step of the checkpoint that it goes on from.
+        self._begun: int | None = None
         self._log: Log | None = None
         self._running = Running()
         self._answer: Answer | None = None
@@ -71,27 +73,48 @@ class Course:
     def is_done(self) -> bool:
         return self.trainer.done >= self.trainer.settings.steps
 
-    def begin(self, *, force: bool = False) -> None:
-        """Put back what a checkpoint has, or look at what can be seen before the first step.
+    def resume(self, *, force: bool = False) -> None:
+        """Put back what a checkpoint has; without one, nothing.
 
         Args:
             force: Go on from a checkpoint of other settings or data.
 
         Raises:
-            UsageError: A checkpoint is of other settings or data.
+            UsageError: A checkpoint is of other settings or data, or of more steps than are asked
+                for.
             WeightsError: It is damaged.
+        """
+        self._begun = self._place.newest()
+        self._running = Running.from_json(self._place.resume(self.trainer, force=force))
+        self._team.must_agree(f"checkpoints in {self._place.folder}", str(self._begun))
+        done, wanted = self.trainer.done, self.trainer.settings.steps
+        if done > wanted:
+            raise UsageError(
+                f"{self._place.path(done)} has learned {done} steps, more than route.train.steps "
+                f"{wanted}",
+                fix=f"--steps {done} takes it as it is, --overwrite begins again",
+            )
+
+    def begin(self, *, skipped: int) -> None:
+        """Look at what can be seen before the next step.
+
+        Args:
+            skipped: Objects too small for the grid, of all that are learned from.
+
+        Raises:
             ItemError: A picture cannot be read, or the disk is full.
         """
-        begun = self._place.newest()
-        self._running = Running.from_json(self._place.resume(self.trainer, force=force))
-        self._team.must_agree(f"checkpoints in {self._place.folder}", str(begun))
+        # A checkpoint is written before it is looked at, so the end may have come in between.
+        is_cut = bool(self._begun) and self._is_examined
         if self._team.leads:
-            self._log = Log(self._file, begun)
-        if begun is None:
-            row: dict[str, object] = {"step": 0, "skipped": self._skipped}
+            self._log = Log(self._file, self._begun, again=_EXAMINED if is_cut else None)
+        if self._begun is None:
+            row: dict[str, object] = {"step": 0, "skipped": skipped}
             if self._examination is not None:
                 row |= self._examination.sit().row()
             self._note(row)
+        elif self._begun:
+            self._look()
 
     def kept(self) -> AbstractContextManager[None]:
         """A block, cut off in which it keeps what whole steps have learned."""
@@ -108,33 +131,41 @@ class Course:
         if trainer.done % ROW_STEPS == 0 or self.is_done:
             self._note(self._running.row(trainer.done))
             self._running = Running()
-        self._look()
-        if trainer.done % trainer.settings.save_every == 0 and not self.is_done:
+        is_due = trainer.done % trainer.settings.save_every == 0 or self.is_done
+        # To look takes as long as many steps, which an end in the middle of it must not cost.
+        if is_due or self._is_examined or self._is_drawn:
             self._save()
+        self._look()
 
     def finish(self) -> Mapping[str, Any]:
         """The figures of the last examination."""
-        if self._examination is not None and self._answer is None:
-            self._examine(self._examination)
         if self._team.leads:
             draw_curves(self._file)
         return {} if self._answer is None else self._answer.row()
 
+    @property
+    def _is_examined(self) -> bool:
+        """Whether an examination is due at this step."""
+        is_due = self.trainer.done % self._settings.validation.every == 0 or self.is_done
+        return self._examination is not None and is_due
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Likewise of pictures."""
+        is_due = self.trainer.done % self._settings.validation.images_every == 0 or self.is_done
+        return self._pictures is not None and is_due
+
     def _look(self) -> None:
-        done, settings = self.trainer.done, self._settings.validation
-        if self._examination is not None and (done % settings.every == 0 or self.is_done):
-            self._examine(self._examination)
+        done = self.trainer.done
+        if self._examination is not None and self._is_examined:
+            self._answer = self._examination.sit()
+            self._note({"step": done, **self._answer.row()})
             if self._team.leads:
                 draw_curves(self._file)
-        is_due = done % settings.images_every == 0 or self.is_done
-        if self._pictures is not None and is_due and self._team.leads:
+        if self._pictures is not None and self._is_drawn and self._team.leads:
             sheet = self._place.folder / f"attention-{done:08d}.png"
             self._reporter.note(f"drawing {sheet.parent.name}/{sheet.name}")
             self._pictures.draw(sheet)
-
-    def _examine(self, examination: Examination) -> None:
-        self._answer = examination.sit()
-        self._note({"step": self.trainer.done, **self._answer.row()})
 
     def _save(self) -> None:
         if self._team.leads:
@@ -210,10 +241,15 @@ def draw_curves(log: Path) -> None:
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     panels = {}
     for title, key in PANELS.items():
-        learned = [(row["step"], row[key]) for row in rows if key in row]
+        learned = [(row["step"], row.get(key)) for row in rows]
         held_out, base = (
-            [(row["step"], row[who][key]) for row in rows if who in row]
-            for who in ("expert", "base")
+            [(row["step"], row.get(who, {}).get(key)) for row in rows]
+            for who in (_EXAMINED, "base")
         )
-        panels[title] = {"training": learned, "held out": held_out, "model alone": base}
+        curves_by_name = {"training": learned, "held out": held_out, "model alone": base}
+        panels[title] = {
+            # What was no number is null.
+            name: [(step, value) for step, value in curve if value is not None]
+            for name, curve in curves_by_name.items()
+        }
     store.save_image(curves_of(log), curves.draw(panels), None)

@@ -173,7 +173,7 @@ def batch(
     valid = torch.zeros(len(lessons), most, dtype=torch.bool)
     for row, (one, phrases) in enumerate(zip(lessons, asked, strict=True)):
         for place, phrase in enumerate(phrases):
-            masks[row, :, place] = encoded.mask(phrase.edits, grid)
+            masks[row, :, place] = encoded.mask(one.sample, phrase.edits, grid)
             valid[row, place] = one.has_text
     device, text = editor.device, Text.cat(texts)
     return Batch(

@@ -30,6 +30,7 @@ from stylecli.engine.route.training.steps import Material, Trainer
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
 from stylecli.engine.training.state import Place, folder_of, log_of
+from stylecli.errors import InputError, UsageError, WeightsError
 from stylecli.methods.regionroute.losses import LEAST_CELLS
 from stylecli.methods.regionroute.styles import Style
 from stylecli.recipe.route import Route
@@ -82,6 +83,8 @@ class ExpertMaker:
         self._at_once = self._first_rows()
         # How often less memory was asked for.
         self._shrunk = 0
+        # What is wrong with one of the experts, and for the user to mend.
+        self._refusal: UsageError | WeightsError | None = None
 
     def load(self, job: Job) -> None:
         """Nothing: pictures are read as they are encoded."""
@@ -94,11 +97,15 @@ class ExpertMaker:
 
         Raises:
             ItemError: A picture cannot be read, or a loss is no number.
-            UsageError: An instruction is too long for the model, or the state of another run is in
-                the way.
-            RecipeError: Settings that do not fit the model.
-            WeightsError: The model cannot be loaded.
+            UsageError: An instruction is too long for the model, no object of a style is seen on
+                its grid, or the state of another run is in the way; before anything was learned.
+            RecipeError: Settings that do not fit the model; likewise.
+            WeightsError: The model cannot be loaded, or a checkpoint is damaged; likewise.
         """
+        if self._refusal is not None:
+            # It ends the run: nobody is to learn for hours before that, alone, as after what is
+            # wrong with one item.
+            raise self._refusal
         jobs = [job for job, _ in group]
         if self._team.leads:
             for job in jobs:
@@ -108,7 +115,11 @@ class ExpertMaker:
             self._team.order(json.dumps([self._shrunk, [str(job.output) for job in jobs]]))
         with self._team.same_fate():
             cache.ensure_writable()
-            return self._trained(jobs)
+            try:
+                return self._trained(jobs)
+            except (UsageError, WeightsError) as error:
+                self._refusal = error
+                raise
 
     def follow(self, jobs: Sequence[Job]) -> int:
         """Do one's share; the exit status to end with."""
@@ -153,10 +164,14 @@ class ExpertMaker:
             warn=reporter.warn,
         )
         material = Material(editor, encoded, self._settings)
-        self._encode(material, jobs)
         courses = [self._course(job, material, self._experts) for job in jobs]
         for course in courses:
-            course.begin(force=self._force)
+            course.resume(force=self._force)
+        # What can be refused without it was: it takes long.
+        self._encode(material, jobs)
+        skipped = [self._too_small(job, material) for job in jobs]
+        for course, count in zip(courses, skipped, strict=True):
+            course.begin(skipped=count)
         steps = self._settings.train.steps
         with reporter.task("train", steps * len(courses)) as task:
             task.advance(sum(course.trainer.done for course in courses))
@@ -182,11 +197,34 @@ class ExpertMaker:
         with self._session.context.reporter.task("encode", len(own)) as task:
             for sample in own:
                 encoded.source(sample)
-                encoded.target(sample)
+                grid = material.editor.grid(encoded.target(sample))
                 encoded.text(sample.prompt)
-                encoded.asked(sample)
+                for phrase in encoded.asked(sample):
+                    encoded.mask(sample, phrase.edits, grid)
                 task.advance()
         material.editor.release("text")
+
+    def _too_small(self, job: Job, material: Material) -> int:
+        """Objects of less than a cell, whose attention nobody looks at.
+
+        Raises:
+            InputError: They are all, and losses on attention were asked for.
+        """
+        encoded, editor, loss = material.encoded, material.editor, self._settings.loss
+        cells = [
+            float(encoded.mask(sample, phrase.edits, editor.grid(encoded.target(sample))).sum())
+            for sample in self._samples(job, TRAIN)
+            for phrase in encoded.asked(sample)
+        ]
+        count = sum(one < LEAST_CELLS for one in cells)
+        if count == len(cells) and (loss.focus_weight or loss.cover_weight):
+            raise InputError(
+                f"{self._dataset.folder}: every object in {self._styles[job.output].phrase} is "
+                "smaller than a cell of the attention map, so none could be looked at",
+                fix="raise route.data.resolution, or route.data.min_area of `style route-data`; or "
+                "do without: --set route.loss.focus_weight=0 --set route.loss.cover_weight=0",
+            )
+        return count
 
     def _course(self, job: Job, material: Material, experts: Experts) -> Course:
         style, settings, session = self._styles[job.output], self._settings, self._session
@@ -210,7 +248,6 @@ class ExpertMaker:
             pictures=pictures,
             log=log_of(job.output),
             reporter=session.context.reporter,
-            skipped=_too_small(material, learned),
             team=self._team,
         )
 
@@ -304,13 +341,3 @@ class ExpertMaker:
         most = self._session.recipe.device.max_rows
         own = self._settings.train.micro_batch
         return own if most is None else min(own, most)
-
-
-def _too_small(material: Material, samples: Sequence[Sample]) -> int:
-    """Objects of less than a cell, whose attention nobody looks at."""
-    encoded, editor = material.encoded, material.editor
-    return sum(
-        float(encoded.mask(phrase.edits, editor.grid(encoded.target(sample))).sum()) < LEAST_CELLS
-        for sample in samples
-        for phrase in encoded.asked(sample)
-    )

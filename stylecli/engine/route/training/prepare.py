@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +11,18 @@ from stylecli.artifacts import store
 from stylecli.backbone import registry
 from stylecli.engine import plan
 from stylecli.engine.context import Reporter
-from stylecli.engine.plan import Input, Wanted
+from stylecli.engine.plan import Input, Plan, Wanted
 from stylecli.engine.request import Destination, Prepared
 from stylecli.engine.route import experts as expert_files
 from stylecli.engine.route.data import items
 from stylecli.engine.route.data.items import TRAIN, VAL, Dataset
 from stylecli.engine.route.training import settings as deciding
 from stylecli.engine.route.training.maker import ExpertMaker
+from stylecli.engine.runs.known import Known, pending
 from stylecli.engine.runs.processes import ALONE, Team
 from stylecli.engine.session import Session
 from stylecli.engine.training import refusals
-from stylecli.errors import InputError, UsageError, did_you_mean
+from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
 from stylecli.methods.regionroute.styles import Style
 from stylecli.recipe.route import Route, Train
 from stylecli.recipe.schema import Recipe
@@ -47,7 +49,8 @@ def route_train(
         UsageError: A style that the set does not have, one that goes by another's name in the
             folder of experts, the output is a file, or more processes than micro-batches.
         RecipeError: Settings that do not fit the model.
-        WeightsError: The backbone is not on this machine, or the index of experts is damaged.
+        WeightsError: The backbone is not on this machine, the index of experts is damaged, or it
+            does not name an expert that is done.
     """
     _refuse_file(destination)
     settings = recipe.route
@@ -85,6 +88,7 @@ def route_train(
     team.must_agree("inputs or settings", store.digest([job.key for job in planned.jobs]))
     by_file = {job.output: style for job, style in zip(planned.jobs, styles, strict=True)}
     mine = plan.shard(planned, destination.part)
+    _refuse_unindexed(mine, destination)
     maker = ExpertMaker(
         session,
         data,
@@ -154,6 +158,18 @@ def _refuse_file(destination: Destination) -> None:
             f"--output {destination.output} is a file, and experts are a folder with an index",
             fix="name a folder: -o experts/",
         )
+
+
+def _refuse_unindexed(mine: Plan, destination: Destination) -> None:
+    """See that experts that are done can be used: those that the index does not mean cannot."""
+    _, settled = pending(mine.jobs, Known.of(mine.folder), overwrite=destination.overwrite)
+    for job in (result.job for result in settled if result.status == "skipped"):
+        if not expert_files.is_indexed(job.output):
+            raise WeightsError(
+                f"{job.output} is done, and {expert_files.INDEX} beside it does not mean this file",
+                fix=f"put its {expert_files.INDEX} back, or train it again: "
+                f"rm {shlex.quote(str(job.output))}",
+            )
 
 
 def _refuse_idle(train: Train, team: Team) -> None:

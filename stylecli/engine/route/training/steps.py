@@ -65,7 +65,7 @@ class Material:
     def _has_object(self, lesson: Lesson) -> bool:
         grid = self.editor.grid(self.encoded.target(lesson.sample))
         return any(
-            float(self.encoded.mask(phrase.edits, grid).sum()) >= LEAST_CELLS
+            float(self.encoded.mask(lesson.sample, phrase.edits, grid).sum()) >= LEAST_CELLS
             for phrase in self.encoded.asked(lesson.sample)
         )
 

@@ -52,6 +52,14 @@ def test_what_decides_a_picture_decides_its_key(desk: Desk) -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_layers_decide_what_explains_a_picture_and_the_usual_ones_change_no_key(
+    desk: Desk,
+) -> None:
+    usual, other = recipe(CAT), recipe(CAT, route__loss__layers="all")
+    assert key(desk, usual, explain=True) == key(desk, usual)
+    assert key(desk, other, explain=True) != key(desk, usual)
+
+
 def test_an_expert_that_is_trained_again_makes_another_picture(desk: Desk) -> None:
     cat, dog = key(desk, recipe(CAT)), key(desk, recipe(DOG))
     world.make_experts(desk.folder / "experts", PAPER[:1], size=0.1)

@@ -108,6 +108,26 @@ def test_a_mix_is_chosen_from_all_experts_for_what_the_words_say(words: str) -> 
     assert named(("cat", "mosaic"), soft_route=True, top=3, mix_tau=0.1) == (edit,)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "make the cat in mosaic style and the dog in felt style",
+        "make the cat pixel-art and the dog in mosaic style",
+        "make the cat in mosaic and the dog",
+    ],
+)
+def test_a_mix_is_of_one_style_for_one_thing(words: str) -> None:
+    with pytest.raises(UsageError):
+        told(words, soft_route=True)
+
+
+def test_only_a_style_that_nobody_knows_is_mixed() -> None:
+    with pytest.raises(UsageError, match="more than one"):
+        named(("cat", "pixel-art and line-art"), soft_route=True)
+    with pytest.raises(UsageError, match="no style to choose from"):
+        edits(Apply.model_validate({"instruction": ["make the cat red"], "soft_route": True}), ())
+
+
 def test_a_known_style_is_not_mixed() -> None:
     known, unknown = told("make the cat pixel-art", "make the dog in mosaic style", soft_route=True)
     assert known.mix is None

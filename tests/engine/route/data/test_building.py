@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from stylecli.artifacts import journal, store
 from stylecli.artifacts.locks import WriteLock
 from stylecli.engine.route.data import items
 from stylecli.engine.route.data.building import PLAN, SHEET
-from stylecli.errors import InputError, LockedError, OutputDiffersError
+from stylecli.engine.route.data.making import Subject, View
+from stylecli.errors import DiskFullError, InputError, LockedError, OutputDiffersError
 from stylecli.recipe.route import Data
 from tests.engine.route.data.sets import WORDS, Negative, Noise, build, made
 
@@ -62,16 +67,76 @@ def test_a_set_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("is_cut", [False, True], ids=["gone", "cut"])
 @pytest.mark.parametrize("part", ["images", "masks", "targets"])
-def test_what_is_gone_is_made_again_and_nothing_else(
-    part: str, whole: dict[str, bytes], tmp_path: Path
+def test_what_is_gone_or_changed_is_made_again_and_nothing_else(
+    part: str, is_cut: bool, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     made(tmp_path)
-    next(file for file in sorted((tmp_path / part).rglob("*.png"))).unlink()
+    file = next(file for file in sorted((tmp_path / part).rglob("*.png")))
+    if is_cut:
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        file.unlink()
+    # Nor is it a set while a run that was killed has left it so.
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, hand=Negative(stop_at=0))
+    assert not (tmp_path / items.MARK).exists()
     hand = Negative()
     assert made(tmp_path, hand=hand).status == "done"
     assert len(hand.made) == (1 if part == "targets" else 2)
     assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("change", [{"source": "/a.png"}, {"edits": 5}, {"prompt": "other"}])
+def test_a_line_that_is_no_sample_is_made_again(
+    change: dict[str, Any], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    made(tmp_path)
+    first, *others = (tmp_path / items.NAME).read_text().splitlines()
+    first = json.dumps(json.loads(first) | change)
+    (tmp_path / items.NAME).write_text("\n".join([first, *others]) + "\n")
+    hand = Negative()
+    assert made(tmp_path, hand=hand).status == "done"
+    assert len(hand.made) == 1
+    assert files(tmp_path) == whole
+
+
+def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
+    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def full(self: Path, mode: str = "r", *args: Any, **said: Any) -> Any:
+        if (self.name, mode) == (items.NAME, "ab"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *args, **said)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(DiskFullError, match=r"samples\.jsonl cannot be written"):
+            made(tmp_path)
+    assert made(tmp_path).status == "done"
+    assert files(tmp_path) == whole
+
+
+class Damaged(Noise):
+    """One mask cannot be read since it was chosen, and another one is empty."""
+
+    def view(self, subject: Subject) -> View:
+        seen = super().view(subject)
+        if subject.image_id == "p1":
+            raise InputError("annotation 5: `segmentation` is damaged", fix="mend it")
+        nothing = torch.zeros_like(seen.mask)
+        return replace(seen, mask=nothing) if subject.image_id == "p2" else seen
+
+
+def test_a_mask_that_was_damaged_since_it_was_chosen_costs_no_other_picture(tmp_path: Path) -> None:
+    done = made(tmp_path, Damaged())
+    assert [one.key.split("/")[1] for one in done.failed] == ["p1", "p1", "p2", "p2"]
+    assert "annotation 5" in done.failed[0].error["what"]
+    assert "nothing of the object is seen" in done.failed[2].error["what"]
+    assert {one.image_id for one in items.read(tmp_path).samples} == {"p0"}
 
 
 def test_pictures_that_fail_are_told_and_tried_again(
@@ -107,7 +172,17 @@ def test_another_set_gives_way_only_when_told_to(tmp_path: Path, whole: dict[str
     assert files(tmp_path) == whole
 
 
-@pytest.mark.parametrize("name", ["images/mine.png", "runs.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/mine.png",
+        "runs.jsonl",
+        "samples.jsonl",
+        "dataset.json",
+        "excluded_ids.json",
+        "contact.png",
+    ],
+)
 def test_files_of_others_stay_whatever_is_told(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")

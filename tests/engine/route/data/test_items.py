@@ -93,6 +93,9 @@ def test_a_feature_of_another_kind_is_nobodys_fault(own: Path) -> None:
         (lambda row: row["edits"][0].update(style_span=[0, 3]), "`style_span` is on"),
         (lambda row: row["edits"][0].update(style_span=[0, 900]), "`style_span` is"),
         (lambda row: row["edits"][0].pop("mask"), "`mask` is missing"),
+        (lambda row: row.update(source="/a.png"), "`source` is '/a.png', outside of the set"),
+        (lambda row: row.update(target="../a.png"), "`target` is '../a.png', outside of the set"),
+        (lambda row: row["edits"][0].update(mask="masks/../../a.png"), "outside of the set"),
     ],
 )
 def test_a_line_that_is_no_sample_is_refused_with_its_number(

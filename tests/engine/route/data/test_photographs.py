@@ -15,7 +15,7 @@ from stylecli.engine.route.data import items, prepare
 from stylecli.engine.route.data.coco import bare
 from stylecli.engine.route.data.photographs import Photograph, Photographs, unfit
 from stylecli.engine.route.data.relabelled import CLASSES, class_of
-from stylecli.errors import InputError
+from stylecli.errors import ImageError, InputError
 from stylecli.recipe.route import Data
 from tests.engine.route.data import photos
 
@@ -110,6 +110,30 @@ def test_masks_of_another_size_will_not_do(tmp_path: Path) -> None:
     )
 
 
+def test_pictures_of_another_size_than_the_list_says_will_not_do(tmp_path: Path) -> None:
+    """Polygons would lie elsewhere in a resized copy, and nothing would tell."""
+    file = photos.coco(tmp_path)
+    picture = tmp_path / "train2017" / "000000000100.jpg"
+    with Image.open(picture) as image:
+        image.resize((photos.WIDE // 2, photos.HIGH // 2)).save(picture)
+    (outline,) = outlines(file)["000000000100"].outlines
+    with pytest.raises(ImageError, match=r"is 80x60, and instances_train2017\.json says 160x120"):
+        outline.read((60, 80))
+    with pytest.raises(InputError, match="3 photographs will do"):
+        chosen(file)
+
+
+def test_pairs_are_told_apart_by_all_of_their_names(tmp_path: Path) -> None:
+    """Two objects of one picture of VOC, and two pictures of BIG."""
+    said = {"2007_000033_01": "aeroplane", "2007_000033_15": "person", "train_tv_12": "tv",
+            "train_tv_34": "tv"}  # fmt: skip
+    for place, stem in enumerate(said):
+        photos.photograph(tmp_path / f"{stem}_im.png", place)
+        mask = photos.inside(photos.BOXES[place]) * 255
+        Image.fromarray(mask).save(tmp_path / f"{stem}_gt.png")
+    assert {one.image_id: one.object for one in chosen(tmp_path).subjects} == said
+
+
 def test_more_pictures_to_learn_from_never_change_those_of_validation(tmp_path: Path) -> None:
     file = photos.coco(tmp_path)
     few, more = (chosen(file, Data(images=count, held_out=2)).subjects for count in (1, 2))
@@ -166,6 +190,8 @@ def test_half_of_white_parts_inside_from_outside(tmp_path: Path) -> None:
         ("a.json", "{", "is not JSON"),
         ("a.json", "[]", "`images` is no list"),
         ("a.json", '{"images": [{"id": 1}]}', "`images` is no list of id, file_name"),
+        pytest.param("a.json", "[" * 100_000, "is not JSON", id="deep"),
+        ("a.json", '{"images": [{"id": [1], "file_name": "a"}]}', "`images` is no list of id"),
         ("a.jsonl", '{"file_name": "a.jpg"}\n', "a.jsonl:1: no `file_name`"),
         ("a.jsonl", '{"file_name": "a.jpg", "attn_list": [["dog"]]}\n', "a.jsonl:1: `attn_list`"),
         ("a.txt", "", "is no list of photographs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,24 @@ def test_too_few_icons_are_refused(icons: Path, tmp_path: Path) -> None:
         (tmp_path / prefix / "icons.json").write_text('{"icons": {}}')
     with pytest.raises(InputError, match="no held-out content is drawn by 5 families"):
         drawn(tmp_path)
+
+
+def test_where_every_family_is_a_style_nobody_is_left_to_draw(icons: Path) -> None:
+    every = tuple(style.id for style in scenes.family_styles())
+    left = [one for one in every if one not in scenes.ONE_COLOUR]
+    for hands in (every, tuple(left)):
+        with pytest.raises(InputError, match="none is left to draw") as caught:
+            drawn(icons, hands=hands)
+        assert "--style-name" in caught.value.fix
+
+
+def test_draws_that_come_to_nothing_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thing alone is no scene."""
+    monkeypatch.setattr(scenes, "DRAWS", 50)
+    alone = families.packages(tmp_path)
+    for file in alone.glob("*/icons.json"):
+        said = json.loads(file.read_text())
+        said["icons"] = {name: said["icons"][name] for name in (families.SEEN[0], families.HELD[0])}
+        file.write_text(json.dumps(said))
+    with pytest.raises(InputError, match="in 50 draws"):
+        drawn(alone)

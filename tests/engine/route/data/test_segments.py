@@ -88,6 +88,7 @@ def test_a_polygon_beyond_the_picture_ends_at_its_edge() -> None:
         {"size": [4, 4], "counts": [16]},
         {"size": [8, 8], "counts": [3, 4]},
         {"size": [8, 8], "counts": [70, -6]},
+        {"size": [8, 8], "counts": [10**30]},
         {"size": [8, 8], "counts": "~"},
         {"size": [8, 8], "counts": "R"},
     ],

@@ -14,6 +14,7 @@ from torch import Tensor
 from stylecli.backbone.editors.base import Text
 from stylecli.engine.route.data.making import Subject, View, seed_of
 from stylecli.engine.route.data.stylists import ByEditor, ByFilter, Restyler, agreement
+from stylecli.errors import ItemError, MemoryExhaustedError
 from stylecli.methods.regionroute.styles import PAPER
 from stylecli.recipe.route import Apply
 from stylecli.tensors.filters import FILTERS
@@ -53,12 +54,13 @@ def view(size: tuple[int, int] = (48, 40), seed: int = 0) -> View:
 
 
 SUBJECT = Subject("142", "bread", "train")
+MODEL = {"model": "f", "dtype": "torch.float32"}
 
 
 def test_an_editor_is_told_to_restyle_all_of_the_picture() -> None:
     editor = Negative()
     apply = Apply(steps=9, guidance=3.5, image_guidance=1.5)
-    hand = Restyler(ByEditor(lambda: editor, "f", apply))  # type: ignore[arg-type,return-value]
+    hand = Restyler(ByEditor(lambda: editor, MODEL, apply))  # type: ignore[arg-type,return-value]
     seen = view((64, 96))
     styled = hand.styled(SUBJECT, seen, PAPER[0])
     prompts, (shape, said) = editor.asked
@@ -75,14 +77,14 @@ def test_an_editor_is_told_to_restyle_all_of_the_picture() -> None:
 def test_a_picture_of_the_models_size_comes_back_to_the_pixel() -> None:
     editor = Negative()
     seen = view((32, 32))
-    styled = Restyler(ByEditor(lambda: editor, "f", Apply())).styled(SUBJECT, seen, PAPER[1])  # type: ignore[arg-type,return-value]
+    styled = Restyler(ByEditor(lambda: editor, MODEL, Apply())).styled(SUBJECT, seen, PAPER[1])  # type: ignore[arg-type,return-value]
     torch.testing.assert_close(styled.picture, 1 - seen.picture, atol=0.5 / 255 + 1e-6, rtol=0)
     assert styled.quality["structure"] > 0.99
 
 
 def test_an_editor_that_moved_the_object_is_asked_again_with_another_seed() -> None:
     editor = Negative(shifts=(9, 0))
-    hand = Restyler(ByEditor(lambda: editor, "f", Apply(), tries=3))  # type: ignore[arg-type,return-value]
+    hand = Restyler(ByEditor(lambda: editor, MODEL, Apply(), tries=3))  # type: ignore[arg-type,return-value]
     styled = hand.styled(SUBJECT, view((32, 32)), PAPER[0])
     seeds = [one[1]["seeds"][0] for one in editor.asked if isinstance(one, tuple)]
     assert len(seeds) == 2
@@ -92,11 +94,40 @@ def test_an_editor_that_moved_the_object_is_asked_again_with_another_seed() -> N
 
 
 def test_what_decides_an_edit_is_among_its_facts() -> None:
-    def facts(**changes: Any) -> object:
-        return ByEditor(Negative, "f", Apply(**changes)).facts  # type: ignore[arg-type]
+    def facts(model: Any = MODEL, **changes: Any) -> object:
+        return ByEditor(Negative, model, Apply(**changes)).facts  # type: ignore[arg-type]
 
     assert facts() == facts(soft_route=True)
     assert facts() != facts(steps=3) != facts(guidance=2.0)
+    assert facts() != facts(MODEL | {"dtype": "torch.bfloat16"})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "NaN or infinity"), (0.5, "one flat colour"),
+                        (-3.0, "one flat colour")]
+)  # fmt: skip
+def test_nothing_to_be_seen_is_no_target(
+    value: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = Negative()
+    monkeypatch.setattr(editor, "decode", lambda latents: torch.full_like(latents, value))
+    hand = Restyler(ByEditor(lambda: editor, MODEL, Apply()))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ItemError, match=said):
+        hand.styled(SUBJECT, view(), PAPER[0])
+
+
+def test_too_little_memory_is_told_with_the_sample_and_other_faults_are_as_they_were() -> None:
+    def failing(error: Exception) -> Restyler:
+        def opening() -> Any:
+            raise error
+
+        return Restyler(ByEditor(opening, MODEL, Apply()))
+
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        with pytest.raises(MemoryExhaustedError, match=r"pixel_art/142/bread: out of memory"):
+            failing(error).styled(SUBJECT, view(), PAPER[0])
+    with pytest.raises(RuntimeError, match="of another shape"):
+        failing(RuntimeError("of another shape")).styled(SUBJECT, view(), PAPER[0])
 
 
 @pytest.mark.parametrize("style", PAPER, ids=lambda style: style.id)

@@ -17,6 +17,7 @@ from stylecli.engine.route.training.course import Course, curves_of, draw_curves
 from stylecli.engine.route.training.examination import Examination
 from stylecli.engine.route.training.maker import EXPERT
 from stylecli.engine.route.training.pictures import Pictures
+from stylecli.engine.training.log import Log
 from stylecli.engine.training.state import Place
 from stylecli.errors import UsageError
 from stylecli.recipe.route import Apply, Lora, Route, Train, Validation
@@ -48,12 +49,13 @@ def begun(route_world: Path, pairs: Dataset) -> Begin:
         *,
         key: str = "a",
         beside: Course | None = None,
+        settings: Route = SETTINGS,
     ) -> Course:
         if beside is None:
-            one = trainer(toy.editor(route_world), pairs, SETTINGS, style_id=style_id)
+            one = trainer(toy.editor(route_world), pairs, settings, style_id=style_id)
         else:
             experts, editor = beside.trainer.experts, beside.trainer.material.editor
-            one = trainer(editor, pairs, SETTINGS, style_id=style_id, experts=experts)
+            one = trainer(editor, pairs, settings, style_id=style_id, experts=experts)
         held_out = [sample for sample in pairs.split("val") if sample.style_id == style_id]
         asked = (style_id, one.experts, one.material, held_out, 0)
         return Course(
@@ -64,15 +66,19 @@ def begun(route_world: Path, pairs: Dataset) -> Begin:
             pictures=Pictures(*asked),
             log=folder / f"{style_id}.log.jsonl",
             reporter=Heard(),  # type: ignore[arg-type]
-            skipped=3,
         )
 
     return begin
 
 
+def start(course: Course) -> None:
+    course.resume()
+    course.begin(skipped=3)
+
+
 def run(course: Course, until: int | None = None) -> object:
     """To the end, or killed before the step of this number."""
-    course.begin()
+    start(course)
     while not course.is_done:
         if course.trainer.done == until:
             return None
@@ -82,15 +88,31 @@ def run(course: Course, until: int | None = None) -> object:
 
 def interrupted(course: Course, step: int) -> None:
     """Ends within a step, as by a signal."""
-    course.begin()
+    _stopped_in(course.trainer, "gradients", course, step)
+
+
+def examined(course: Course, step: int) -> None:
+    """Ends while it is examined after a step."""
+    _stopped_in(course._examination, "sit", course, step - 1)
+    assert course._place.newest() == step
+
+
+def drawn(course: Course, step: int) -> None:
+    """Ends when the examination after a step is in the log already."""
+    _stopped_in(course._pictures, "draw", course, step - 1)
+    assert course._place.newest() == step
+
+
+def _stopped_in(whom: object, what: str, course: Course, step: int) -> None:
+    start(course)
     while course.trainer.done < step:
         course.advance()
-    course.trainer.gradients = _stop  # type: ignore[method-assign]
+    setattr(whom, what, _stop)
     with pytest.raises(KeyboardInterrupt), course.kept():
         course.advance()
 
 
-def _stop() -> list[float]:
+def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -103,7 +125,10 @@ def numbers(course: Course) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in course.trainer.parameters().items()}
 
 
-@pytest.mark.parametrize(("end", "stops"), [(interrupted, (1, 5)), (killed, (1, 7))])
+@pytest.mark.parametrize(
+    ("end", "stops"),
+    [(interrupted, (1, 5)), (killed, (1, 7)), (examined, (3, 9)), (drawn, (9,))],
+)
 def test_ended_anywhere_it_goes_on_to_the_same_numbers_and_the_same_log(
     begun: Begin, tmp_path: Path, end: Callable[[Course, int], None], stops: tuple[int, ...]
 ) -> None:
@@ -135,7 +160,7 @@ def test_in_turns_each_becomes_what_it_would_be_alone(begun: Begin, tmp_path: Pa
     first = begun(tmp_path / "both", "line_art")
     both = [first, begun(tmp_path / "both", "pixel_art", beside=first)]
     for course in both:
-        course.begin()
+        start(course)
     while left := [course for course in both if not course.is_done]:
         min(left, key=lambda course: course.trainer.done).advance()
     for course, expected in zip(both, alone.values(), strict=True):
@@ -160,7 +185,27 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(begun: Begin, tmp_pat
     killed(begun(tmp_path), 5)
     other = begun(tmp_path, key="b")
     with pytest.raises(UsageError, match="other settings"):
-        other.begin()
+        other.resume()
     assert other.trainer.done == 0
-    other.begin(force=True)
+    other.resume(force=True)
     assert other.trainer.done == 4
+
+
+def test_a_checkpoint_of_more_steps_than_are_asked_for_is_refused(
+    begun: Begin, tmp_path: Path
+) -> None:
+    killed(begun(tmp_path), 5)
+    fewer = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"steps": 3})})
+    with pytest.raises(UsageError, match="has learned 4 steps") as caught:
+        begun(tmp_path, settings=fewer).resume()
+    assert "--steps 4 takes it as it is" in caught.value.fix
+
+
+def test_what_is_no_number_is_null_in_the_log_and_in_no_curve(tmp_path: Path) -> None:
+    file = tmp_path / "line_art.log.jsonl"
+    log = Log(file, None)
+    log.add({"step": 0, "pixels": float("nan"), "expert": {"pixels": float("inf")}})
+    log.add({"step": 1, "pixels": 0.5, "expert": {"pixels": 0.5}, "base": {"pixels": 0.5}})
+    assert json.loads(file.read_text().splitlines()[0])["pixels"] is None
+    draw_curves(file)
+    assert curves_of(file).is_file()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from stylecli.artifacts import images
+from stylecli.artifacts.store import file_sha256
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.engine.route.data import items
 from stylecli.engine.route.data.items import Dataset, Sample
@@ -168,6 +171,21 @@ def test_a_picture_that_is_another_than_it_was_is_refused_by_name(
     with pytest.raises(ImageError, match=r"0_thing\.png: is not the picture"):
         encoded.target(sample)
     assert encoded.source(sample).shape[0] == 1
+
+
+def test_a_mask_that_is_another_than_it_was_or_of_another_size_is_refused_by_name(
+    made: UnetEdit, tmp_path: Path
+) -> None:
+    sample = items.read(toy.dataset(tmp_path)).samples[0]
+    encoded = toy.material(made, Route()).encoded
+    mask = sample.edits[0].mask
+    Image.new("1", (toy.PX, toy.PX)).save(mask)
+    with pytest.raises(ImageError, match=r"0_thing\.png: is not the mask"):
+        encoded.mask(sample, sample.edits, (4, 4))
+    Image.new("1", (24, 16), 1).save(mask)
+    other = replace(sample, sha256={**sample.sha256, "mask": file_sha256(mask)})
+    with pytest.raises(ImageError, match=r"0_thing\.png: is 24x16, and the pictures"):
+        encoded.mask(other, other.edits, (4, 4))
 
 
 def test_rows_without_words_or_picture_are_empty_and_their_attention_is_not_looked_at(

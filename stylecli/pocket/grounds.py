@@ -1,1 +1,0 @@
-from stylecli.tensors.grounds import *  # noqa: F403

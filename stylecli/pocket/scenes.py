@@ -1,1 +1,0 @@
-from stylecli.tensors.scenes import *  # noqa: F403
