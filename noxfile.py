@@ -57,8 +57,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Tests of more than ten seconds: training, whole command lines, killed and resumed runs."""
-    session.run("pytest", "-m", "slow and not gpu and not weights", *session.posargs)
+    """Trainings, whole command lines, killed and resumed runs: before a release, for an hour."""
+    session.run("pytest", *SIDE_BY_SIDE, "-m", "slow and not gpu and not weights", *session.posargs)
 
 
 @nox.session(default=False)

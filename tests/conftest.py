@@ -30,7 +30,7 @@ install_import_hook(
 )
 
 # The same examples everywhere, and no clock: a busy machine is no failure.
-hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +19,17 @@ from stylecli.backbone.model import Backbone
 from tests import tiny
 
 TARGETS = ("to_q", "to_k", "to_v")
+SCRIPTS = Path(__file__).parent.parent / "docs" / "images"
+
+
+def script(name: str) -> ModuleType:
+    """One of those that make the pictures and tables of the pages."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache

@@ -84,9 +84,7 @@ def contents(
     for argument in arguments:
         if argument == "-":
             text = stdin() if stdin is not None else ""
-            # Not splitlines(): a name may hold the odder of what that takes for a line's end.
-            names = text.split("\0") if nul else [n.rstrip("\r") for n in text.split("\n")]
-            names = [name for name in names if name]
+            names = named(text, nul=nul)
             if not names:
                 raise InputError(
                     "the list on standard input is empty", fix="pipe file names into it"
@@ -97,6 +95,17 @@ def contents(
         for path, folder in paths.items():
             found.setdefault(path, folder)
     return [Row(path, folder=folder) for path, folder in found.items()]
+
+
+def named(text: str, *, nul: bool = False) -> list[str]:
+    r"""The names of a list, a line each, or NUL-separated.
+
+    >>> named("a.png\r\n\nb c.png")
+    ['a.png', 'b c.png']
+    """
+    # Not splitlines(): a name may hold the odder of what that takes for a line's end.
+    names = text.split("\0") if nul else [name.rstrip("\r") for name in text.split("\n")]
+    return [name for name in names if name]
 
 
 def manifest(path: Path) -> list[Row]:

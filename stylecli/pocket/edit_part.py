@@ -231,7 +231,11 @@ class Speaker:
 
 
 def asked(
-    scene: edits.Row, reference: Tensor, targets: Sequence[Tensor], kind: str, generator: Generator
+    scene: edits.Row,
+    reference: Tensor,
+    targets: Tensor | Sequence[Tensor],
+    kind: str,
+    generator: Generator,
 ) -> tuple[str, Tensor, Tensor] | None:
     """An instruction, the reference and the answer; None where the scene has no such edit.
 
@@ -258,7 +262,7 @@ def asked(
 def _asked_of(
     shard: edits.Shard, row: int, kind: str, generator: Generator
 ) -> tuple[str, Tensor, Tensor] | None:
-    return asked(shard.rows[row], shard.references[row], list(shard.targets), kind, generator)
+    return asked(shard.rows[row], shard.references[row], shard.targets, kind, generator)
 
 
 def _dropped(

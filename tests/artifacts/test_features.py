@@ -99,6 +99,7 @@ with FeatureStore(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_side_by_side(path: Path) -> None:
     commands = [[sys.executable, "-c", FILL, str(path), name] for name in "ab"]
     processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]

@@ -99,6 +99,7 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.slow
 def test_tensor_files_have_one_byte_form_in_every_process(tmp_path: Path) -> None:
     tensors, metadata = {n: torch.ones(2) for n in "abcdef"}, {n: n for n in "uvwxyz"}
     script = (

@@ -23,6 +23,7 @@ def merged_outputs(backbone: Backbone, *scaled: tuple[dict[str, Tensor], float])
         return unet(noise(2, 4, 8, 8), 500, encoder_hidden_states=prompts).sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("layout", ["kohya", "diffusers"])
 def test_accelerator_and_style_are_the_sum_of_their_products_convolutions_too(
@@ -46,6 +47,7 @@ def test_accelerator_and_style_are_the_sum_of_their_products_convolutions_too(
     assert torch.equal(outputs(fresh), base)
 
 
+@pytest.mark.slow
 def test_every_kind_of_layer_it_holds_has_a_part_in_it(fresh: Backbone, tmp_path: Path) -> None:
     fast = accelerators.pairs(fresh.unet)
     path = accelerators.save(tmp_path / "fast.safetensors", fast)

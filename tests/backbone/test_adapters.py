@@ -57,6 +57,7 @@ def test_switching_loras_leaves_the_base_model_bit_identical(fresh: Backbone) ->
     assert_same_state(fresh.unet, weights)
 
 
+@pytest.mark.slow
 def test_blocks_nest_and_each_puts_back_what_it_found(fresh: Backbone) -> None:
     adapters = with_loras(fresh, a=lora(fresh.unet), b=lora(fresh.unet, seed=2))
     with adapters.use({"a": 0.5}):
@@ -120,6 +121,7 @@ def test_nothing_is_left_trainable(fresh: Backbone) -> None:
     assert not [n for n, p in fresh.unet.named_parameters() if p.requires_grad]
 
 
+@pytest.mark.slow
 def test_a_lora_for_some_layers_leaves_the_others_alone(fresh: Backbone) -> None:
     only = r"^up_blocks\.3\..*attn1\.to_v$"
     part, whole = lora(fresh.unet, only=only), lora(fresh.unet, seed=2)
@@ -132,6 +134,7 @@ def test_a_lora_for_some_layers_leaves_the_others_alone(fresh: Backbone) -> None
     assert relative(ours, merged_outputs(fresh, (whole, 1.0))) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["foreign", "half", "shape"])
 def test_a_lora_that_does_not_fit_whole_is_refused_and_leaves_no_trace(
     fresh: Backbone, broken: str

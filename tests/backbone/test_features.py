@@ -37,6 +37,7 @@ def walked_by_diffusers(
     return latents, maps, scheduler.timesteps.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 15])
 def test_the_inversion_is_that_of_diffusers_and_no_hook_stays(shared: Backbone, steps: int) -> None:
     clean = noise(1, 4, 8, 8)

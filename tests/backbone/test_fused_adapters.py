@@ -72,6 +72,7 @@ def test_weight_zero_is_the_base_model_bit_for_bit(fresh: Backbone) -> None:
         assert torch.equal(outputs(fresh), alone)
 
 
+@pytest.mark.slow
 def test_blocks_nest_and_a_thousand_switches_leave_no_trace(fresh: Backbone) -> None:
     weights, before = state(fresh.unet), outputs(fresh)
     adapters = fused(fresh, a=lora(fresh.unet), b=lora(fresh.unet, seed=2))
@@ -93,6 +94,7 @@ def test_blocks_nest_and_a_thousand_switches_leave_no_trace(fresh: Backbone) -> 
     assert_same_state(fresh.unet, weights)
 
 
+@pytest.mark.slow
 def test_copies_are_bounded_and_go_with_their_loras(
     fresh: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_plain_diffusers_loads_what_we_write_to_the_same_outputs(
     assert relative(with_file(read(path, shared.unet)), theirs) < 1e-6
 
 
+@pytest.mark.slow
 def test_peft_loads_the_folder_we_write(
     shared: Backbone, tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_peft_loads_the_folder_we_write(
     assert relative(with_file(read(path, shared.unet)), output) < 1e-6
 
 
+@pytest.mark.slow
 def test_diffusers_to_kohya_and_back_keeps_every_bit(
     tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_kohya_file_has_its_alphas_and_no_diffusers_metadata(
         assert "lora_adapter_metadata" not in stream.metadata()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["diffusers", "kohya", "peft"])
 def test_half_precision_files_hold_half_the_bytes_and_still_load(
     shared: Backbone, tensors: dict[str, Tensor], tmp_path: Path, layout: Format

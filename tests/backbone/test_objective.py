@@ -60,6 +60,7 @@ def test_the_loss_is_the_squared_error_of_each_row(
             )
 
 
+@pytest.mark.slow
 def test_the_loss_has_a_gradient_at_the_smallest_input(fresh: Backbone) -> None:
     fresh.unet.requires_grad_(True)
     loss = diffusion_loss(

@@ -124,6 +124,7 @@ def test_only_the_block_at_work_is_there(away: Away) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parts", "blocks"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_loras_that_are_added_later_and_passes_that_end_early_go_along(

@@ -201,6 +201,7 @@ def test_steps_looks_and_sizes_of_batches_compile_nothing_new(
     assert len(counted) == bounded < tuning.MOST_GRAPHS
 
 
+@pytest.mark.slow
 def test_hooks_gradients_and_injected_features_are_those_of_the_model_as_written(
     even: Backbone, even_folder: Path, one_block: None, counted: list[str]
 ) -> None:

@@ -23,6 +23,8 @@ from tests.cli.test_transfer import counted_rows
 from tests.conftest import Outcome, Style
 from tests.small import base_unet, lora
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 12
 
 
@@ -288,7 +290,6 @@ def test_a_bad_picture_is_missing_from_the_table_and_only_it_is_tried_again(desk
     assert tables[0]["orders"] == tables[1]["orders"]
 
 
-@pytest.mark.slow
 def test_shards_make_one_table(desk: Desk) -> None:
     domains = desk.domains()
     for part in ("1/2", "2/2"):

@@ -16,6 +16,8 @@ from tests.cli.conftest import draw, finish, start
 from tests.cli.test_transfer import counted_rows
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("styleid", "attn-distill")
 # Six steps of StyleID, as the recipe has it, and as many updates.
 FEW = ("--set", "distill.iterations=6")

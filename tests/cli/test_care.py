@@ -155,7 +155,8 @@ def test_settings_of_a_local_model_are_shown_without_a_recipe(
     monkeypatch.setenv("STYLE_BACKBONE__ID", str(tmp_path))
     shown = style("recipes", "show")
     assert shown.status == 0
-    (line,) = [line for line in shown.out.splitlines() if line.strip().startswith("size:")]
+    sampling = shown.out[shown.out.index("\nsampling:") :]
+    line = next(line for line in sampling.splitlines() if line.strip().startswith("size:"))
     assert line.split(maxsplit=2) == ["size:", "768", f"# model {tmp_path}"]
 
 

@@ -23,6 +23,8 @@ from tests.cli.conftest import finish, start
 from tests.conftest import Style
 from tests.engine.scoring.conftest import World, world
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["world"]  # the fixture
 
 FREE = "ssim,psnr,edge_correlation,color_sw"
@@ -435,7 +437,6 @@ def test_a_bare_512_is_a_size(style: Style, world: World, tmp_path: Path) -> Non
     assert style(*command, "--set", "evaluate.pair_size=512").status == 0
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

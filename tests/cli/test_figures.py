@@ -13,6 +13,8 @@ from tests.cli.conftest import draw
 from tests.cli.test_transfer import counted_rows
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """\
 backbone: {{id: {folder}}}
 sampling: {{size: 32, steps: 4, guidance: 3}}

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from tests.cli.conftest import draw
 from tests.conftest import Outcome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def desk(tmp_path: Path, recipe: Path, style: Any) -> Any:

@@ -13,6 +13,8 @@ from tests.cli.conftest import draw, finish, start
 from tests.cli.test_processes import pictures, wait_for
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 # Four updates, and regions of a picture of a few cells.
 FEW = ("--set", "gallery.steps=4", "--set", "dfcc.steps=3", "--set", "dfcc.min_cells=0",
        "--set", "dfcc.depth=none", "--set", "matching.semantics=features")  # fmt: skip

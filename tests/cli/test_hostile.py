@@ -19,6 +19,8 @@ from PIL import Image
 from tests.cli.conftest import draw, finish, start
 from tests.conftest import ROOT, Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--set", "sampling.steps=2", "--set", "inversion.steps=2", "--set", "sampling.guidance=1",
          "--set", "injection.feature_steps=1", "--set", "injection.attn_steps=1")  # fmt: skip
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "ICO", "JPEG2000")
@@ -100,7 +102,6 @@ def test_sixty_spoilt_pictures_are_sixty_rows(
     survive(style, recipe, lora, tmp_path, 60)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_five_hundred_spoilt_pictures_are_five_hundred_rows(
     style: Style, recipe: Path, lora: Path, tmp_path: Path
@@ -348,7 +349,6 @@ def test_no_connection_is_tried(recipe: Path, lora: Path, tmp_path: Path) -> Non
     assert "SOCKET" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_does_not_grow_with_the_number_of_items(
     style: Style, recipe: Path, lora: Path, tmp_path: Path

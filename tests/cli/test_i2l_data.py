@@ -28,6 +28,8 @@ from tests.cli.conftest import draw, finish, start
 from tests.conftest import Outcome
 from tests.conftest import Style as Run
 
+pytestmark = pytest.mark.slow
+
 BODIES = (
     '<circle cx="8" cy="8" r="6" fill="{}"/>',
     '<rect x="3" y="2" width="9" height="12" fill="{}"/>',

@@ -14,6 +14,8 @@ from tests import predictors
 from tests.cli.conftest import draw
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 FEW = ("--guidance", "3")
 
 

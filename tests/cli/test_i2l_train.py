@@ -24,6 +24,8 @@ from tests.cli.conftest import draw, finish, start
 from tests.cli.test_train_many import wait_for
 from tests.conftest import ROOT, Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 STYLES, PICTURES = 6, 4
 RECIPE = """\
 backbone: {{id: {folder}}}
@@ -141,7 +143,6 @@ def test_a_training_leaves_a_predictor_a_log_a_sheet_and_nothing_to_do(
     assert "--overwrite" in other.rows[0]["error"]["fix"]
 
 
-@pytest.mark.slow
 def test_interrupted_at_step_seven_of_twelve_it_ends_in_the_same_bytes(
     train: Train, tmp_path: Path, stop_at: Callable[[int | None], None]
 ):
@@ -161,7 +162,6 @@ def test_interrupted_at_step_seven_of_twelve_it_ends_in_the_same_bytes(
     assert not list(folder_of(halves).glob("step-*"))
 
 
-@pytest.mark.slow
 def test_other_settings_are_refused_unless_forced_or_begun_again(
     train: Train, tmp_path: Path, stop_at: Callable[[int | None], None]
 ):
@@ -277,7 +277,6 @@ def test_a_picture_that_changed_ends_the_training_by_its_name(
     assert "2-1.png" in done.rows[0]["error"]["what"]
 
 
-@pytest.mark.slow
 def test_out_of_memory_it_takes_less_and_goes_on_from_where_it_was(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -316,7 +315,6 @@ def test_killed_it_goes_on_to_the_same_bytes(
     assert killed.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_learn_what_one_does(dataset: Path, recipe: Path, tmp_path: Path):
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"

@@ -15,6 +15,8 @@ import pytest
 
 from tests.cli.conftest import draw, finish, start
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 40
 QUICK = ("--set", "sampling.steps=4", "--set", "inversion.steps=4",
          "--set", "injection.feature_steps=2", "--set", "injection.attn_steps=2")  # fmt: skip
@@ -127,20 +129,17 @@ def test_five_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
     assert len(torture(recipe, tmp_path, 5)) == 5
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_fifty_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
     killed_by = torture(recipe, tmp_path, 50)
     assert killed_by.count("part") + killed_by.count("row") >= 30
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_stripped_files_survive_kills_too(recipe: Path, tmp_path: Path) -> None:
     assert len(torture(recipe, tmp_path, 9, "--strip-metadata")) == 9
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_batches_survive_kills_too(recipe: Path, tmp_path: Path) -> None:
     assert len(torture(recipe, tmp_path, 9, "--batch", "3")) == 9

@@ -18,6 +18,8 @@ from stylecli.engine.i2l import header
 from stylecli.engine.i2l.header import Header
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
 SIZES = {f"{ATTENTION}.to_k": (128, 32), f"{ATTENTION}.to_q": (32, 32)}
 Z_IMAGE = {"layers.0.attention.to_q": (3840, 3840)}

@@ -27,6 +27,8 @@ from stylecli.errors import LockedError, StyleError
 from tests.cli.conftest import draw, start
 from tests.conftest import ROOT, Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 UNATTENDED = ["transfer", "mask-transfer", "switch", "gallery", "masks", "generate", "train-lora",
               "invert", "analyze features", "i2l-predict", "i2l-train", "route-apply",
               "route-train"]  # fmt: skip
@@ -373,7 +375,6 @@ def test_nobody_left_to_hear_loses_no_summary(ending: str, tmp_path: Path) -> No
     assert [row["event"] for row in read(log)] == ["start", "error", "summary"]
 
 
-@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run_well(recipe: Path, tmp_path: Path) -> None:
     painting, log = draw(tmp_path / "painting.png"), tmp_path / "events.jsonl"
     process = start("train-lora", painting, "-o", tmp_path / "x.safetensors", "-r", recipe,

@@ -15,6 +15,8 @@ from tests.cli.conftest import draw
 from tests.conftest import Outcome, Style
 from tests.masks import finders, plugs
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Outcome]
 
 

@@ -18,6 +18,8 @@ from stylecli.backbone.model import Backbone
 from tests.cli.conftest import draw
 from tests.conftest import ROOT, Style
 
+pytestmark = pytest.mark.slow
+
 # Larger than the tiles of the tiny model.
 LARGE = ("--set", "sampling.size=48")
 
@@ -54,7 +56,6 @@ def lora(style: Style, recipe: Path, tmp_path: Path) -> Path:
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["transfer", "invert", "generate"])
 def test_what_was_made_with_less_says_so_and_is_made_again_byte_for_byte(
     style: Style,
@@ -174,7 +175,6 @@ print(result.status, result.details, listener.said, session.device.tiling)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count what is mapped")
 def test_a_real_limit_is_met_in_tiles(tiny_folder: Path, tmp_path: Path) -> None:
     """Of the widest layer alone, 16 channels in float32 take 77 MB."""

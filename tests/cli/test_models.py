@@ -86,6 +86,7 @@ def line_of(text: str, name: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_models_list_loads_no_library_of_models() -> None:
     done = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,8 @@ from tests.cli.test_transfer import counted_rows
 from tests.conftest import Style
 from tests.masks import plugs
 
+pytestmark = pytest.mark.slow
+
 # The tiny model halves pictures and wants multiples of 16 px; 50 x 37 is neither.
 SIZE = (50, 37)
 

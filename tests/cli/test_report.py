@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import draw
 from tests.conftest import ROOT, Style
 from tests.engine.report.conftest import Run, data, failure
+
+pytestmark = pytest.mark.slow
 
 
 def made(folder: Path) -> Path:

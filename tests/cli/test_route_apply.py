@@ -15,6 +15,8 @@ from tests.cli.test_processes import pictures, wait_for
 from tests.conftest import Outcome, Style
 from tests.engine.route.applying import desk as small_world
 
+pytestmark = pytest.mark.slow
+
 FEW = ("--set", "route.apply.size=32", "--steps", "2", "--device", "cpu")
 CAT = "make the cat pixel-art style"
 
@@ -134,7 +136,6 @@ def test_a_made_picture_is_made_again_from_what_it_says(desk: Desk) -> None:
     assert again.status == 0, again.err
 
 
-@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path) -> None:
     small_world.make_experts(tmp_path / "experts")
     for seed in range(3):

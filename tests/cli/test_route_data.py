@@ -22,6 +22,8 @@ from tests.engine.route.data import families, photos
 from tests.engine.route.data.test_building import files
 from tests.engine.route.data.test_stylists import Negative
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--images", 3, "--val", 1, "--size", 48)
 
 
@@ -211,7 +213,6 @@ def test_a_damaged_picture_is_told_and_mended_by_the_same_command(
     assert len(items.read(tmp_path / "set").samples) == 4
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills")
 def test_a_set_that_was_killed_is_completed_to_the_same_bytes(
     style: Style, icons: Path, tmp_path: Path

@@ -30,6 +30,8 @@ from tests.cli.test_train_many import wait_for
 from tests.conftest import ROOT, Outcome, Style
 from tests.engine.route.training import toy
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """\
 backbone: {{id: {folder}}}
 route:
@@ -140,7 +142,6 @@ def test_a_style_alone_is_the_same_and_adding_one_changes_no_other_byte(
     assert entry.rstrip(",") in (one / experts.INDEX).read_text()
 
 
-@pytest.mark.slow
 def test_interrupted_at_step_five_of_six_it_ends_in_the_same_bytes(
     train: Train, tmp_path: Path, stop_at: Callable[[int | None], None]
 ) -> None:
@@ -165,7 +166,6 @@ def test_interrupted_at_step_five_of_six_it_ends_in_the_same_bytes(
     assert (halves / experts.INDEX).read_bytes() == (whole / experts.INDEX).read_bytes()
 
 
-@pytest.mark.slow
 def test_other_settings_are_refused_unless_forced_or_begun_again(
     train: Train, tmp_path: Path, stop_at: Callable[[int | None], None]
 ) -> None:
@@ -329,7 +329,6 @@ def test_a_picture_that_changed_ends_the_training_by_its_name(
     assert by_name["pixel_art"]["status"] == "done", "the other style is none the worse"
 
 
-@pytest.mark.slow
 def test_out_of_memory_it_takes_less_and_goes_on_from_where_it_was(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +364,6 @@ def test_killed_it_goes_on_to_the_same_bytes(train: Train, world: Path, tmp_path
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_learn_what_one_does(world: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

@@ -25,6 +25,8 @@ from tests.artifacts.test_store import assert_bare
 from tests.cli.conftest import draw
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 SECRETS = ("jane-doe", "photo-of-anna", "look-of-ben", "runs.jsonl")
 
 

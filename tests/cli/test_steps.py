@@ -14,6 +14,8 @@ from tests import accelerators, small
 from tests.cli.conftest import draw, finish, start
 from tests.conftest import Style
 
+pytestmark = pytest.mark.slow
+
 SCALING = """\
 backbone: {{id: {folder}}}
 sampling: {{size: 32, steps: 20, guidance: 3}}

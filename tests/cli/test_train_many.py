@@ -21,6 +21,8 @@ from stylecli.engine.training import lora_state
 from tests.cli.conftest import draw, finish, start
 from tests.conftest import ROOT, Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 FEW = ("--set", "lora.steps=2", "--set", "lora.save_every=1")
 
 
@@ -339,7 +341,6 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_a_launcher_makes_many_loras_as_one_process_does(
     paintings: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -357,7 +358,6 @@ def test_a_launcher_makes_many_loras_as_one_process_does(
     assert len(loras(tmp_path / "two")) == 2
 
 
-@pytest.mark.slow
 def test_a_launcher_with_more_processes_than_rows_is_refused_once(
     paintings: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -370,7 +370,6 @@ def test_a_launcher_with_more_processes_than_rows_is_refused_once(
     assert not out.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "count"), [(0, 2), (1, 1)])
 def test_a_killed_process_ends_the_others_and_any_number_goes_on(
     paintings: Path, recipe: Path, tmp_path: Path, victim: int, count: int

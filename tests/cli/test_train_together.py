@@ -20,6 +20,8 @@ from tests.cli.conftest import draw, finish, start
 from tests.cli.test_train_many import FEW, launch, listed, loras, wait_for
 from tests.conftest import Outcome, Style
 
+pytestmark = pytest.mark.slow
+
 NAMES = "abcd"
 # Files hold float16: one step of its last place, of numbers below one.
 LAST_PLACE = 2**-10
@@ -182,7 +184,6 @@ def test_an_interrupted_group_goes_on_to_the_same_bytes(
     assert loras(out) == loras(tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_a_killed_group_goes_on(paintings: Path, recipe: Path, tmp_path: Path) -> None:
     """A kill may part them, so that some are a few steps ahead: then in the last bits alone."""
     out = tmp_path / "killed"
@@ -206,7 +207,6 @@ def test_a_killed_group_goes_on(paintings: Path, recipe: Path, tmp_path: Path) -
         assert all(torch.allclose(ours[k], theirs[k], rtol=0, atol=2 * LAST_PLACE) for k in ours)
 
 
-@pytest.mark.slow
 def test_a_launcher_trains_groups_too(paintings: Path, recipe: Path, tmp_path: Path) -> None:
     (paintings / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     rest = ("--each", "--batch", "3", "-r", recipe, *FEW, "--set", "lora.batch=2")

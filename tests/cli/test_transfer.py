@@ -19,6 +19,8 @@ from stylecli.artifacts import journal
 from tests.cli.conftest import draw
 from tests.conftest import Style
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def counted_rows() -> Iterator[list[int]]:

@@ -155,6 +155,7 @@ SITUATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_every_pass_but_the_contents_own_has_it_and_at_strength_nought_none(
     desk: Desk, painter: Painter, passes: list[dict[str, float]], situation: str
@@ -186,6 +187,7 @@ def test_every_pass_but_the_contents_own_has_it_and_at_strength_nought_none(
     assert [{k: v for k, v in weights.items() if k != name} for weights in full] == without
 
 
+@pytest.mark.slow
 def test_words_are_drawn_with_it(desk: Desk) -> None:
     on, off = (
         pixels(
@@ -244,6 +246,7 @@ def test_what_it_made_names_it_and_is_made_again(
     assert not rerun(file, Origins(), locator, machine, Listener()).differences
 
 
+@pytest.mark.slow
 def test_a_figure_is_painted_with_it_and_made_again(desk: Desk) -> None:
     recipe = desk.recipe(sampling__accelerator=str(desk.fast))
     contents, destination = desk.places()
@@ -264,6 +267,7 @@ def test_a_figure_is_painted_with_it_and_made_again(desk: Desk) -> None:
     assert not again.differences
 
 
+@pytest.mark.slow
 def test_it_stays_in_the_model_while_looks_come_and_go(
     desk: Desk, painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def pixels(data: bytes, folder: Path) -> np.ndarray:
     return np.array(Image.open(folder / "x.png")).astype(int)
 
 
+@pytest.mark.slow
 def test_companions_change_no_byte_and_the_batch_at_most_a_shade(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_companions_change_no_byte_and_the_batch_at_most_a_shade(
         assert np.abs(one - other).max() <= 1
 
 
+@pytest.mark.slow
 def test_regions_of_fixed_masks_are_painted_together(photos: Path, tmp_path: Path) -> None:
     mask = np.zeros((40, 48), np.uint8)
     mask[:, 20:] = 255

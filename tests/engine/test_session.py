@@ -66,6 +66,7 @@ def test_a_transformer_refuses_settings_that_would_do_nothing(
         _ = opened.denoiser
 
 
+@pytest.mark.slow
 def test_what_is_on_already_is_no_step() -> None:
     opened = session(Device(max_rows=1))
     assert [opened.step_down(), opened.step_down()] == ["large pictures in tiles", None]

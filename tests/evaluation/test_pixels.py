@@ -97,6 +97,7 @@ def test_art_inception_sees_zero_to_one_without_mean_and_deviation() -> None:
     assert shown.min() == shown.max() == 1
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 100))
 def test_mirroring_both_pictures_changes_no_pixelwise_score(seed: int) -> None:
     a, b = (pixels.unit(noise(24, 30, seed + k))[None] for k in (0, 1000))

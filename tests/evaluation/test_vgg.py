@@ -19,6 +19,7 @@ def networks() -> tuple[Vgg19, torch.nn.Sequential]:
     return vgg19(theirs.state_dict(), file="vgg19.pth"), theirs.features.eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_taps_are_the_activations_that_open_each_block(
     networks: tuple[Vgg19, torch.nn.Sequential],

@@ -105,6 +105,7 @@ def overlap(result: MaskResult, true: Tensor) -> float:
     return float((found & true).sum() / (found | true).sum())
 
 
+@pytest.mark.slow
 def test_words_choose_the_shape_they_name() -> None:
     results = finder().segment(drawing(), list(HUES))
     for name, true in truth().items():
@@ -133,6 +134,7 @@ def test_finds_are_few_the_best_first_and_at_the_size_of_the_picture() -> None:
             assert set(one.detail) == {"cosine", "objectness"}
 
 
+@pytest.mark.slow
 def test_weak_finds_are_dropped_by_the_threshold() -> None:
     """Of a word that fits nothing, every find has a middling share."""
     strict, open_ = (
@@ -160,6 +162,7 @@ def test_the_parts_of_noise_meet_everywhere() -> None:
     torch.testing.assert_close(total, torch.ones(40, 56))
 
 
+@pytest.mark.slow
 def test_the_number_of_clusters_can_be_fixed() -> None:
     for count in (2, 3):
         assert len(Clusters(setup(little(), clusters=count)).segment(sketch(), [])) == count
@@ -198,6 +201,7 @@ def test_a_flat_picture_is_one_region() -> None:
     assert whole.boxes == ((0.0, 0.0, 64.0, 48.0),)
 
 
+@pytest.mark.slow
 def test_one_picture_is_looked_at_once() -> None:
     asked: list[int] = []
 
@@ -224,6 +228,7 @@ def test_one_picture_is_looked_at_once() -> None:
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_masks() -> None:
     one, other = (Clusters(setup(little())).segment(sketch(), list(HUES)) for _ in range(2))
     for first, again in zip(one, other, strict=True):
@@ -231,6 +236,7 @@ def test_equal_seeds_give_equal_masks() -> None:
         assert first.score == again.score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(37, 11), (3, 5), (70, 24)])
 def test_any_size_and_shape_comes_back_as_it_went_in(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -242,6 +248,7 @@ def test_any_size_and_shape_comes_back_as_it_went_in(size: tuple[int, int]) -> N
     assert found.mask.shape == (size[1], size[0])
 
 
+@pytest.mark.slow
 def test_large_pictures_are_looked_at_small() -> None:
     backbone = little()
     view = look(backbone, torch.rand(3, 150, 400, generator=torch.Generator().manual_seed(0)))

@@ -80,6 +80,7 @@ def test_masks_have_the_size_of_the_picture_and_lie_in_the_unit_interval(
             assert 0 <= top < bottom <= image.height
 
 
+@pytest.mark.slow
 def test_every_prompt_keeps_its_own_finds_and_their_order(make: Make) -> None:
     prompts = ["sky", "red deer"]
     found = make().segment(picture(), prompts)
@@ -91,6 +92,7 @@ def test_every_prompt_keeps_its_own_finds_and_their_order(make: Make) -> None:
         assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_threshold_drops_what_scores_less(make: Make) -> None:
     everything = make().segment(picture(), ["sky"])
     limit = sorted(one.score for one in everything)[len(everything) // 2]

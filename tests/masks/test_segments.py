@@ -72,6 +72,7 @@ def test_what_was_seen_from_closer_is_put_at_its_place_and_comes_first() -> None
     assert torch.equal(found, alone)
 
 
+@pytest.mark.slow
 def test_objects_are_the_proposals_that_are_likely_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     features = 0.1 * torch.randn(8, 16, 24, generator=torch.Generator().manual_seed(0))
     features[:, 4:10, 6:14] += torch.linspace(-3, 3, 8)[:, None, None]

@@ -114,6 +114,7 @@ def trajectory(backbone: Backbone, contents: int) -> Trajectory:
     return invert(noise(contents, 4, 8, 12), predict, schedule, schedule.levels(STEPS))
 
 
+@pytest.mark.slow
 def test_whole_pictures_agree_in_every_mode_and_cost_the_same_rows() -> None:
     pictures, drawn, rows = [], [], []
     for mode in MODES:

@@ -152,6 +152,7 @@ def test_every_preset_and_tail_equals_the_reference(
     assert relative(ours, theirs) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("tap", "source"), [("residual", "replay"), ("output", "denoise")])
 def test_v_models_taps_and_sources_equal_the_reference(
@@ -164,6 +165,7 @@ def test_v_models_taps_and_sources_equal_the_reference(
     assert relative(ours, theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_comparison_changes_the_result(epsilon: Styled) -> None:
     """Else the comparisons above would prove less than they say."""
     results = {
@@ -225,6 +227,7 @@ def plain_sampling(styled: Styled, guidance: float) -> Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_thresholds_of_zero_are_plain_lora_sampling(epsilon: Styled, guidance: float) -> None:
     """Point 7: bit for bit as with no layer at all, and diffusers' own pipeline."""
@@ -258,6 +261,7 @@ def test_no_lora_and_full_injection_reproduce_the_reconstruction(
     assert relative(epsilon.transfer(plain, replayed, retraced), wanted) < 1e-6
 
 
+@pytest.mark.slow
 def test_full_is_a_threshold_at_the_end_and_hard_is_no_tail(epsilon: Styled) -> None:
     """Point 8."""
 
@@ -270,6 +274,7 @@ def test_full_is_a_threshold_at_the_end_and_hard_is_no_tail(epsilon: Styled) -> 
     assert relative(result(attn_tail="hard"), full) > 1e-3
 
 
+@pytest.mark.slow
 def test_several_contents_at_once_equal_each_alone(epsilon: Styled) -> None:
     """Point 12: one picture is a batch of one."""
     contents = noise(2, 4, 8, 8, seed=5)
@@ -436,6 +441,7 @@ def test_adaptive_is_the_released_codes_ramp_at_its_default() -> None:
 # What it is given
 
 
+@pytest.mark.slow
 def test_adain_gives_channels_the_styles_statistics(epsilon: Styled) -> None:
     content, style = noise(2, 4, 8, 8), 3 * noise(1, 4, 8, 16, seed=1) + 1
     given_style = adain(content, style)

@@ -73,6 +73,7 @@ def width(language: Language) -> int:
     return language.features([""]).shape[1]
 
 
+@pytest.mark.slow
 def test_both_tokenizers_have_words_enough(pocket: Language, published: Language) -> None:
     assert len(pocket.words) > 2000
     assert {"heart", "gradient", "3", ","} <= set(pocket.words)

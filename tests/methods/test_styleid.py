@@ -118,6 +118,7 @@ def test_without_adain_it_starts_from_the_contents_noise(
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_what_is_made_beside_it(
     shared: Backbone, content: Trajectory, style: Trajectory
 ) -> None:

@@ -25,6 +25,8 @@ from stylecli.tensors.regions import shares
 from tests import tiny
 from tests.small import base_unet, folder, lora, noise, relative, with_loras
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 INK = Look(weights={"ink": 0.8}, prompt="a cat in sss style", negative="the dog", guidance=3.0)
 OIL = Look(weights={"oil": 1.1}, prompt="the dog", negative="", guidance=2.0)

@@ -186,6 +186,7 @@ def test_words_and_pictures_are_left_out_in_the_stated_proportions() -> None:
     assert share == pytest.approx(expected, abs=0.012)
 
 
+@pytest.mark.slow
 def test_changes_are_none_at_first_and_the_file_holds_what_they_become(
     shards: list[edits.Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ def test_changes_are_none_at_first_and_the_file_holds_what_they_become(
         smaller.take_up(deltas.read(file).tensors)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_an_uninterrupted_one(
     shards: list[edits.Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +233,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         assert torch.equal(value, resumed.average[name]), name
 
 
+@pytest.mark.slow
 def test_figures_are_of_scenes_that_training_never_draws(
     shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,6 @@ from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.pocket import (
     diffusion,
-    grounds,
     judge,
     latents,
     loop,
@@ -25,6 +24,7 @@ from stylecli.pocket import (
     yardsticks,
 )
 from stylecli.pocket.data import IconRow, World
+from stylecli.tensors import grounds
 
 ASSETS = Path(vae.__file__).parents[1] / "assets" / "pocket"
 

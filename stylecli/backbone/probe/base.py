@@ -56,9 +56,30 @@ class Probe(Protocol):
         """Let go of what was recorded."""
         ...
 
-    def kept(self) -> AbstractContextManager[None]:
+    def kept(self) -> Kept:
         """What was recorded before the block is what is recorded after it."""
         ...
+
+
+class Kept(AbstractContextManager[None]):
+    """A block after which recorders hold what they held before it, as often as it is entered."""
+
+    def __init__(self, recorders: Sequence[object], name: str) -> None:
+        """Name what they hold.
+
+        Args:
+            name: Of an attribute that recorders replace and never change in place.
+        """
+        self._recorders, self._name = recorders, name
+        self._before: list[object] = []
+
+    def __enter__(self) -> None:
+        self._before = [getattr(recorder, self._name) for recorder in self._recorders]
+
+    def __exit__(self, *_: object) -> None:
+        for recorder, before in zip(self._recorders, self._before, strict=True):
+            setattr(recorder, self._name, before)
+        self._before = []
 
 
 def twice(probe: Probe | None, block: nn.Module, *inputs: object) -> Any:

@@ -20,7 +20,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.probe.base import Phrases
+from stylecli.backbone.probe.base import Kept, Phrases
 from stylecli.backbone.probe.slices import Way, fused_way, indicator, shares, width_for
 from stylecli.errors import RecipeError, did_you_mean
 
@@ -143,10 +143,10 @@ class FluxProbe:
             IndexError: A place is beyond the text.
         """
         self.clear()
-        # A row at least, or there would be no values at all.
+        # A column at least, or there would be no values at all.
         most = max(1, *(len(row) for row in phrases))
-        watched = {place for row in phrases for one in row for place in one}
-        if not watched <= set(range(self._text_length)):
+        watched = (place for row in phrases for one in row for place in one)
+        if not all(0 <= place < self._text_length for place in watched):
             raise IndexError(f"a phrase is watched beyond the text's {self._text_length} tokens")
         cells = grid[0] * grid[1]
         asked = self._asked
@@ -185,24 +185,8 @@ class FluxProbe:
             recorder.last = None
 
     def kept(self) -> Kept:
-        """What was recorded before a block is what is recorded after it."""
-        return Kept(self._recorders)
-
-
-class Kept:
-    """Of the block that `base.twice` runs again; entered as often as there are such blocks."""
-
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
-        self._recorders = recorders
-        self._before: list[Tensor | None] = []
-
-    def __enter__(self) -> None:
-        self._before = [recorder.last for recorder in self._recorders]
-
-    def __exit__(self, *_: object) -> None:
-        for recorder, last in zip(self._recorders, self._before, strict=True):
-            recorder.last = last
-        self._before = []
+        """As `Probe` says."""
+        return Kept(self._recorders, "last")
 
 
 @contextmanager

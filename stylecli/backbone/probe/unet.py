@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylecli.backbone.attention import projected, refuse_unsupported, split_heads
-from stylecli.backbone.probe.base import Phrases
+from stylecli.backbone.probe.base import Kept, Phrases
 from stylecli.errors import RecipeError, did_you_mean
 
 CROSS = ".attn2"
@@ -60,17 +60,11 @@ class UnetProbe:
     def clear(self) -> None:
         """As `base.Probe` says."""
         for processor in self._processors.values():
-            processor.pieces.clear()
+            processor.pieces = {}
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> Kept:
         """As `base.Probe` says."""
-        before = [dict(processor.pieces) for processor in self._processors.values()]
-        try:
-            yield
-        finally:
-            for processor, pieces in zip(self._processors.values(), before, strict=True):
-                processor.pieces = pieces
+        return Kept(list(self._processors.values()), "pieces")
 
     @contextmanager
     def installed(self, unet: Any) -> Iterator[None]:
@@ -110,13 +104,12 @@ class UnetProbe:
         asked = self._asked(key)[self.first : self.first + len(query)]
         if not len(asked):
             return
-        if self.first == 0:
-            processor.pieces.clear()
         rows = len(asked)
         with torch.autocast(query.device.type, enabled=False):
             scores = query[:rows].float() @ key[:rows].float().transpose(-1, -2) * scale
             found = torch.einsum("bhnt,bte->bne", scores.softmax(-1), asked)
-        processor.pieces[self.first] = found / query.shape[1]
+        earlier = processor.pieces if self.first else {}
+        processor.pieces = {**earlier, self.first: found / query.shape[1]}
         processor.cells = _cells(found.shape[1], self._latent)
 
     def _asked(self, key: Tensor) -> Float[Tensor, "b tokens e"]:
@@ -156,7 +149,7 @@ class _Recording:
 
     def __init__(self, probe: UnetProbe) -> None:
         self._probe = probe
-        # First row of a pass -> maps; rows and columns of them.
+        # First row of a pass -> maps, never changed in place; rows and columns of them.
         self.pieces: dict[int, Tensor] = {}
         self.cells: tuple[int, int] = (0, 0)
 

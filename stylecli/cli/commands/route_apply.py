@@ -130,11 +130,7 @@ def route_apply(
     batch: BatchOpt = None,
     explain: ExplainOpt = False,
 ) -> None:
-    """Restyle objects of pictures as you say in words, without masks. Run it again to resume.
-
-    Several edits are done one after another. A manifest may have columns instruction, or object and
-    style_name.
-    """
+    """Restyle objects as you say, without masks, one edit after another. Run it again to resume."""
     resolved = settings.resolved(
         {
             "route.profile": profile,

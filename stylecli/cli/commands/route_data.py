@@ -29,8 +29,7 @@ SourcesArg = Annotated[
     typer.Argument(
         metavar="COCO",
         parser=given,
-        help="instances_….json, lists of phrases with masks (.jsonl), or folders of NAME_im and "
-        "NAME_gt pairs.",
+        help="instances_….json, phrases with masks (.jsonl), or NAME_im and NAME_gt.",
     ),
 ]
 IconsOpt = Annotated[
@@ -39,7 +38,7 @@ IconsOpt = Annotated[
         "--icons",
         metavar="DIR",
         parser=given_path,
-        help="Instead: scenes of icons, from npm's @iconify-json packages.",
+        help="Instead: scenes of npm's @iconify-json icons.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -79,8 +78,7 @@ StyleNameOpt = Annotated[
         "--style-name",
         metavar="STYLE",
         parser=given,
-        help="Repeatable; default: pixel art, cyberpunk, expressionism and line art. Of icons also "
-        "families, such as 'black and white'.",
+        help="Repeatable; default: the paper's four. Of icons families too.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -123,7 +121,7 @@ TriesOpt = Annotated[
         metavar="N",
         min=1,
         max=16,
-        help="Where an editor moves the object, ask again, up to N times; default: 1.",
+        help="Times to ask an editor that moves the object; default: 1.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -162,10 +160,7 @@ def route_data(
     dry_run: DryRunOpt = False,
     wait: WaitOpt = False,
 ) -> None:
-    """Make a set of pictures and commands for route-train. Run it again to resume.
-
-    Of each picture one object is restyled, and everything else stays: contact.png shows it.
-    """
+    """Make a set for route-train: of each picture one object changes. Run it again to resume."""
     resolved = settings.resolved({"route.data.images": images, "route.data.held_out": val})
     from stylecli.engine.route.data.prepare import Asked, prepare
 

@@ -349,6 +349,7 @@ def drawn_with(model: Denoiser, factors: Factors, sides: dict[str, Sequence[int 
     )
 
 
+@pytest.mark.slow
 def test_each_side_of_guidance_has_its_own_loras(model: Denoiser) -> None:
     factors = factors_for(model)
     both = drawn_with(model, factors, {"pos": [0, 1], "neg": [2, 2]})

@@ -350,6 +350,8 @@ def test_what_runs_again_on_the_way_back_leaves_the_first_runs_maps(unet: Any) -
             probe.watch(ONE, GRID)
             answer(unet, seen, times, words)
             before = [one.pieces[0] for one in probe._processors.values()]
+            # As often as anyone goes back.
+            probe.maps().sum().backward(retain_graph=True)
             probe.maps().sum().backward()
             after = [one.pieces[0] for one in probe._processors.values()]
         finally:

@@ -27,6 +27,8 @@ from tests.cli.conftest import draw
 from tests.masks import plugs
 from tests.tiny import save_folder
 
+pytestmark = pytest.mark.slow
+
 PICTURES = (".png", ".png", ".jpg", ".webp")
 RECIPE = """\
 backbone: {{id: "{folder}"}}
@@ -284,7 +286,6 @@ def test_random_files_come_out_the_same_wherever_their_inputs_lie(
     assert (found["invert"], found["gallery"]) == (2, 3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tenth", range(10))
 def test_a_hundred_random_files_come_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tenth: int
@@ -347,7 +348,6 @@ def test_places_that_nobody_named_are_left_out_where_they_are_archives(
     assert found() == ["0.png", "2.png"]
 
 
-@pytest.mark.slow
 def test_inputs_of_one_name_are_told_apart_by_the_key(desk: Desk) -> None:
     """Three regions, two LoRAs, one name: which is where, no list of inputs says."""
     loras = []
@@ -369,7 +369,6 @@ def test_inputs_of_one_name_are_told_apart_by_the_key(desk: Desk) -> None:
     assert one["inputs"] == other["inputs"]
 
 
-@pytest.mark.slow
 def test_a_picture_from_a_batch_is_made_again_alone(desk: Desk) -> None:
     out = desk.folder / "out"
     words = ("--set", "device.batch=3", "-l", desk.loras[0], "-o", f"{out}/")

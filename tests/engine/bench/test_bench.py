@@ -43,6 +43,8 @@ from tests import tiny
 from tests.conftest import ROOT, Style
 from tests.small import folder, relative
 
+pytestmark = pytest.mark.slow
+
 CPU, META = torch.device("cpu"), torch.device("meta")
 PIXELS = (16, 16)
 
@@ -279,7 +281,6 @@ def test_memory_that_runs_out_is_no_figure() -> None:
     assert memory.above(greedy, CPU) is None
 
 
-@pytest.mark.slow
 def test_a_process_of_its_own_measures_each_side() -> None:
     """At 32x32 latents, where matrices are what memory goes to."""
     short = scene.shortened(recipe(), 2)
@@ -289,7 +290,6 @@ def test_a_process_of_its_own_measures_each_side() -> None:
     assert plain > 2.5 * ours > 0
 
 
-@pytest.mark.slow
 def test_a_process_that_fails_says_why() -> None:
     lost = recipe().model_copy(update={"backbone": Backbone(id="nowhere")})
     with pytest.raises(StyleError, match=r"measuring the memory of ours failed: .*nowhere"):
@@ -423,7 +423,6 @@ def test_a_dry_run_lists_the_cases_in_their_order(style: Style) -> None:
     assert [row["case"] for row in done.rows[:-1]] == ["transfer", "rows"]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_command_measures_and_writes_a_report(style: Style, tmp_path: Path) -> None:
     """All cases but the compiler's, on a tiny model."""

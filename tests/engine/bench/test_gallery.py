@@ -24,6 +24,8 @@ from tests import tiny
 from tests.engine.bench.test_bench import Quiet
 from tests.small import folder, relative
 
+pytestmark = pytest.mark.slow
+
 CPU, META = torch.device("cpu"), torch.device("meta")
 STEPS = 150
 SD15 = {
@@ -63,7 +65,6 @@ def test_a_pass_is_the_one_that_costs_are_counted_in() -> None:
     assert one_pass() == pytest.approx(803e9, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_a_run_costs_606_passes_at_most_where_the_authors_costs_703() -> None:
     assert cost(1) <= 606
     assert cost(1, mask_mode="zero") <= 606
@@ -73,12 +74,10 @@ def test_a_run_costs_606_passes_at_most_where_the_authors_costs_703() -> None:
     assert authors == pytest.approx(703, abs=3)
 
 
-@pytest.mark.slow
 def test_with_refresh_it_costs_391() -> None:
     assert cost(4, refresh=4) == pytest.approx(391, abs=1)
 
 
-@pytest.mark.slow
 def test_what_weighs_nothing_costs_nothing() -> None:
     """Content and reference cost about one pass a timestep each."""
     exact = cost(1)
@@ -104,7 +103,6 @@ def test_half_precision_passes_through_both_sides() -> None:
         assert found.dtype == torch.float32
 
 
-@pytest.mark.slow
 def test_the_case_measures_three_sides_and_memory() -> None:
     bench = Bench(Session.open(recipe(), Quiet()), "tiny", effort="quick", size=(32, 32))
     rows = list(gallery_case.measure(bench))

@@ -15,6 +15,8 @@ from stylecli.engine.again.rerun import locator_for, rerun
 from tests import small
 from tests.engine.gallery.desk import Desk, painted, recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_all_files_of_a_gallery_come_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

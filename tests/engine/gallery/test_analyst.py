@@ -120,6 +120,7 @@ def assert_equal(one: Analysis, other: Analysis) -> None:
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_each_setting_changes_its_own_tier_and_those_after(
     bench: Bench, photo: Path, tmp_path: Path
 ) -> None:

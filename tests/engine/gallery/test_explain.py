@@ -120,6 +120,7 @@ def read(desk: Desk, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_report_says_all_of_section_2_5(desk: Desk) -> None:
     desk.make("out", explain=True)
     found = read(desk, "out/photo0.regions.json")
@@ -173,6 +174,7 @@ def test_colours_and_places_of_regions_are_those_of_the_picture(desk: Desk) -> N
     assert small["area"] == pytest.approx(1 / 3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_picture_is_written_beside_the_result(desk: Desk) -> None:
     desk.make("out.jpg", explain=True)
     sheet = np.array(Image.open(desk.folder / "out.regions.jpg"))
@@ -180,6 +182,7 @@ def test_the_picture_is_written_beside_the_result(desk: Desk) -> None:
     assert sheet.std() > 20
 
 
+@pytest.mark.slow
 def test_scores_have_four_digits(desk: Desk) -> None:
     desk.make("out", explain=True)
     found = read(desk, "out/photo0.regions.json")

@@ -21,6 +21,8 @@ from stylecli.methods.stylegallery import dfcc
 from tests import small
 from tests.engine.gallery.desk import Desk, painted, recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:

@@ -16,6 +16,7 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
+@pytest.mark.slow
 def test_pixels_of_kept_regions_are_the_files_own_at_its_own_size(desk: Desk) -> None:
     content = desk.contents[0]
     # Red is larger, so it is region 1.
@@ -35,6 +36,7 @@ def test_pixels_of_kept_regions_are_the_files_own_at_its_own_size(desk: Desk) ->
     assert (decoded[:, :16] != np.array(Image.open(content).resize((38, 32)))[:, :16]).any()
 
 
+@pytest.mark.slow
 def test_without_kept_regions_nothing_is_pasted(desk: Desk) -> None:
     desk.make("plain.png")
     desk.make("named.png", settings=recipe(gallery__match=["1=ref1:1"]))

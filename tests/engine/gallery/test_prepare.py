@@ -131,6 +131,7 @@ def test_references_are_files_folders_and_globs_each_picture_once(desk: Desk) ->
         desk.prepare("out")
 
 
+@pytest.mark.slow
 def test_keys_follow_what_decides_a_picture_and_nothing_else(desk: Desk) -> None:
     usual = keys(desk)
     harmless: dict[str, Any] = {
@@ -234,6 +235,7 @@ def test_a_manifest_gives_rows_settings_of_their_own(desk: Desk) -> None:
         prepared()
 
 
+@pytest.mark.slow
 def test_what_is_made_beside_a_picture_is_no_input_and_nobody_elses(desk: Desk) -> None:
     desk.make("out", explain=True)
     edited = str(desk.folder / "out/photo0.regions.json")
@@ -287,6 +289,7 @@ def test_dumps_go_where_they_are_wanted(desk: Desk) -> None:
         places(1, "t.npz")
 
 
+@pytest.mark.slow
 def test_what_people_chose_need_not_be_left_to_choose_from(desk: Desk) -> None:
     settings = recipe(
         dfcc__k=1, gallery__exclude=["ref1", "ref2", "ref3"], gallery__match=["1=ref2"]
@@ -352,6 +355,7 @@ def test_networks_that_no_row_uses_need_not_be_there(
         desk.rows(missing, *rows, {})
 
 
+@pytest.mark.slow
 def test_what_a_run_wrote_among_the_references_is_none(desk: Desk) -> None:
     def names(out: str) -> list[str]:
         prepared = desk.prepare(out)

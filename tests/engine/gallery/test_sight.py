@@ -62,6 +62,7 @@ def seen_() -> Seen:
     return Seen(features[:4], features[:4], features)
 
 
+@pytest.mark.slow
 def test_objects_are_the_models_own_and_need_no_other_network() -> None:
     session = pocket(dfcc={"segmenter": "objects"})
     sight = Sight(session)

@@ -151,6 +151,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
     return MADE[request.param]()
 
 
+@pytest.mark.slow
 def test_sides_of_guidance_have_their_own_lora_in_a_stock_pipeline(setup: Setup) -> None:
     style, neutral, _ = setup.loras()
     sides: dict[str, Any] = {"positive": [0] * PICTURES, "negative": [1] * PICTURES}

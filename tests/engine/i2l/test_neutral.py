@@ -35,6 +35,8 @@ from tests import accelerators, predictors, small
 from tests.cli.conftest import draw
 from tests.engine.jobs import Listener
 
+pytestmark = pytest.mark.slow
+
 STEPS = 2
 
 

@@ -37,6 +37,8 @@ from tests import predictors, small, tiny, tiny_flow
 from tests.cli.conftest import draw
 from tests.engine.jobs import Listener
 
+pytestmark = pytest.mark.slow
+
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 

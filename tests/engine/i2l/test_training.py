@@ -27,6 +27,8 @@ from stylecli.errors import ItemError, UsageError
 from stylecli.recipe.i2l import Data, References, Train, Validation
 from tests.engine.i2l import toy
 
+pytestmark = pytest.mark.slow
+
 FEW = Train(lr=1e-2, warmup=0, steps=8, global_batch=4, targets_per_style=2)
 
 

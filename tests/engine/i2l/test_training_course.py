@@ -26,6 +26,8 @@ from stylecli.errors import UsageError, WeightsError
 from stylecli.recipe.i2l import Train, Validation
 from tests.engine.i2l import toy
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Train(lr=1e-2, warmup=2, steps=9, global_batch=2, ema=0.9, save_every=2, keep=2)
 
 

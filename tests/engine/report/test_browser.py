@@ -13,6 +13,8 @@ import pytest
 from tests.cli.conftest import draw
 from tests.engine.report.conftest import Run, data, failure, many, write
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -262,7 +264,6 @@ def test_scripts_that_got_into_the_page_do_not_run(made: Path, show: Show) -> No
     assert one.evaluate("window.hit") is None
 
 
-@pytest.mark.slow
 def test_ten_thousand_items_filter_at_once_on_a_small_page(tmp_path: Path, show: Show) -> None:
     folder = many(tmp_path / "out", 10_000)
     (folder / "report.files").mkdir()

@@ -259,7 +259,8 @@ def die(team: Team) -> None:
 def test_a_process_that_dies_does_not_leave_the_others_waiting() -> None:
     began = time.monotonic()
     leader, follower = together(die)
-    assert time.monotonic() - began < 30
+    # The others would wait a month for it.
+    assert time.monotonic() - began < 300
     assert type(leader) is StyleError
     assert "another process of this run has ended" in leader.what
     assert leader.fix

@@ -30,6 +30,8 @@ from stylecli.recipe.schema import Recipe
 from tests import tiny
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is an extra")
 
@@ -68,7 +70,6 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_killed_process_costs_nothing_but_time(tmp_path: Path) -> None:
     said = cluster("killed", tmp_path)
     here, there = said["local"], said["ray"]
@@ -81,7 +82,6 @@ def test_a_killed_process_costs_nothing_but_time(tmp_path: Path) -> None:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_job_that_kills_whoever_makes_it_fails_alone(fates: dict[str, Any]) -> None:
     said = fates["deadly"]
     assert said["rows"] == [*([str(n), "done", None] for n in range(5)), ["5", "failed", "item"]]
@@ -91,20 +91,17 @@ def test_a_job_that_kills_whoever_makes_it_fails_alone(fates: dict[str, Any]) ->
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_machine_that_is_gone_for_good_holds_nothing_up(tmp_path: Path) -> None:
     said = cluster("unplugged", tmp_path)
     assert sorted(int(name) for name, status, _ in said["rows"] if status == "done") == [*range(20)]
 
 
 @needs_ray
-@pytest.mark.slow
 def test_what_would_fail_every_job_is_raised_as_it_was(fates: dict[str, Any]) -> None:
     assert fates["refused"] == WeightsError("no such model", fix="pull it").as_row()
 
 
 @needs_ray
-@pytest.mark.slow
 def test_told_to_end_a_run_takes_its_cluster_with_it(tmp_path: Path) -> None:
     import psutil
 
@@ -115,7 +112,6 @@ def test_told_to_end_a_run_takes_its_cluster_with_it(tmp_path: Path) -> None:
 
 
 @needs_ray
-@pytest.mark.slow
 def test_a_cluster_of_our_own_answers_nobody_else(tmp_path: Path) -> None:
     said = cluster("guarded", tmp_path)
     assert said["rows"] == [["0", "done", None]]

@@ -410,7 +410,7 @@ def test_wherever_a_journal_is_torn_and_whatever_is_in_it_the_rest_counts(tmp_pa
     assert (status.read(tmp_path).done, status.read(tmp_path).failed) == (1, 3)
 
 
-def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
+def test_a_hundred_thousand_rows_cost_little_more_than_their_json(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     writer.begin("a", 0, items=100_000)
     filler = [{"role": "content", "name": "photo.jpg", "sha256": "a" * 64}] * 2
@@ -420,17 +420,20 @@ def test_a_hundred_thousand_rows_take_seconds(tmp_path: Path) -> None:
                    "status": "done", "seconds": 1.0, "inputs": filler}  # fmt: skip
             stream.write(json.dumps(row) + "\n")
     script = (
-        "import sys, time; from pathlib import Path; from stylecli.engine.runs import status\n"
+        "import json, sys, time; from pathlib import Path\n"
+        "from stylecli.engine.runs import status\n"
         "began = time.process_time(); found = status.read(Path(sys.argv[1]))\n"
-        "print(found.done, time.process_time() - began, 'torch' in sys.modules)"
+        "spent = time.process_time() - began; began = time.process_time()\n"
+        f"for line in open({str(writer.path)!r}): json.loads(line)\n"
+        "print(found.done, spent / (time.process_time() - began), 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    count, seconds, has_torch = done.stdout.split()
+    count, times, has_torch = done.stdout.split()
     assert (count, has_torch) == ("100000", "False")
-    assert float(seconds) < 3
+    assert float(times) < 8
 
 
 def test_folders_with_journals_are_found_where_they_are_named_or_below(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_neighbours(
     world: World, tmp_path: Path, networks: Networks
 ) -> None:
@@ -168,6 +169,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_setting_that_changes_a_number_is_part_of_its_key(
     world: World, tmp_path: Path, networks: Networks, name: str

@@ -39,6 +39,8 @@ from tests.small import (
     with_loras,
 )
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Lora(rank=4, steps=6, lr=1e-2, resolution=32, save_every=2, dtype="float32")
 PROMPT = "a picture in sss style"
 
@@ -351,7 +353,6 @@ def styled(backbone: Backbone, fitted: Fitted | None) -> Tensor:
     return latents
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_it_learns_and_the_look_is_more_than_the_seed(picture: Path, prediction: str) -> None:
     """Point 21: beyond three standard errors; two seeds end nearer each other than to the base."""

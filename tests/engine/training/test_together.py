@@ -30,6 +30,8 @@ from tests.engine.training.test_lora import (
 )
 from tests.small import assert_same_state, folder, outputs, state
 
+pytestmark = pytest.mark.slow
+
 # Sums in another order, some steps of Adam later; relative to what was learned.
 TOLERANCE = 1e-3
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from types import ModuleType
 
 import pytest
 
+from tests import small
 from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_i2l_costs", ROOT / "docs" / "images" / "make_i2l_costs.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return small.script("make_i2l_costs")
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_costs_as_they_are(script: ModuleType) -> None:
     page = (ROOT / "docs" / "methods" / "i2l.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<!-- costs -->\n\n(.*?)\n\n<!-- /costs -->", page, re.DOTALL)

@@ -165,6 +165,7 @@ PASSES: Mapping[str, Callable[[], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [1, 4, 8])
 @pytest.mark.parametrize(
     ("preset", "backbone", "layer_set", "tower"),

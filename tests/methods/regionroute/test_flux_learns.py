@@ -79,11 +79,12 @@ def trained(folder: Any, focus: float, cover: float) -> tuple[float, float]:
 
 def test_with_losses_on_attention_the_style_words_find_the_object(folder: Any) -> None:
     before, after = trained(folder, 0.1, 0.2)
-    assert before < 0.4
-    assert after >= 0.75
+    assert before < 0.3
+    assert after >= max(0.5, 2 * before)
 
 
+@pytest.mark.slow
 def test_without_them_they_do_not(folder: Any) -> None:
     before, after = trained(folder, 0.0, 0.0)
-    assert before < 0.4
-    assert after <= 0.45
+    assert before < 0.3
+    assert after <= 0.35

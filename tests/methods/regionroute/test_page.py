@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 from tests.conftest import ROOT
-
-SCRIPT = ROOT / "docs" / "images" / "make_route_costs.py"
+from tests.small import script
 
 
 def test_the_page_shows_the_costs_as_they_are() -> None:
-    spec = importlib.util.spec_from_file_location("make_route_costs", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     page = (ROOT / "docs" / "methods" / "regionroute.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<!-- costs -->\n\n(.*?)\n\n<!-- /costs -->", page, re.DOTALL)
-    assert shown == script.table(), "docs/images/make_route_costs.py prints the table anew"
+    table = script("make_route_costs").table()
+    assert shown == table, "docs/images/make_route_costs.py prints the table anew"

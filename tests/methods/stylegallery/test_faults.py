@@ -27,6 +27,8 @@ from tests.reference import ddim
 from tests.reference import stylegallery as reference
 from tests.small import lora, noise, outputs, relative, with_loras
 
+pytestmark = pytest.mark.slow
+
 SHORT = Gallery(steps=3)
 
 

@@ -105,6 +105,7 @@ def explicit(backbone: Backbone, steps: int, iterations: int) -> Tensor:
     return here[0]
 
 
+@pytest.mark.slow
 def test_guided_latents_are_those_of_the_explicit_code() -> None:
     backbone = precise()
     settings = Gallery(mode="guided", steps=5, iterations=2)
@@ -121,6 +122,7 @@ def test_guided_mode_costs_a_whole_pass_more_a_timestep(shared: Backbone) -> Non
     assert sum(found.seen) == 3 * (1 + 3)
 
 
+@pytest.mark.slow
 def test_drawn_noise_is_another_and_depends_on_the_seed_alone(shared: Backbone) -> None:
     def made(noise: str) -> tuple[Tensor, Told]:
         told = Told()

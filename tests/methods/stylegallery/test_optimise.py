@@ -107,6 +107,7 @@ def test_updates_lower_the_loss(double: Backbone) -> None:
 # Batches
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_contents_one_by_one(double: Backbone) -> None:
     """Of other regions and matches, also where few rows pass together."""
     subjects = [
@@ -172,6 +173,7 @@ def test_contents_have_the_queries_of_latents_that_start_there_to_the_last_bit(
         assert told.content[0].tolist() == [0.0] * 3
 
 
+@pytest.mark.slow
 def test_the_number_of_references_changes_no_bit_of_a_content(shared: Backbone) -> None:
     """Neither those that nobody names, nor those that its companion does, of its size or not.
 
@@ -203,6 +205,7 @@ def test_few_rows_pass_at_once_where_so_many_fit(shared: Backbone) -> None:
     assert found.led == [1] * 2 * 3
 
 
+@pytest.mark.slow
 def test_refresh_passes_what_stays_the_same_less_often(shared: Backbone) -> None:
     with passes(shared) as found:
         led(shared, content(), Gallery(steps=5, refresh=2, iterations=2))

@@ -45,6 +45,7 @@ def usual(shared: Backbone) -> Tensor:
     return led(shared, content(), SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_setting_changes_the_result(
     shared: Backbone, usual: Tensor, change: dict[str, Any]
@@ -53,6 +54,7 @@ def test_every_setting_changes_the_result(
     assert relative(other, usual) > 1e-5
 
 
+@pytest.mark.slow
 def test_noise_is_for_guided_mode_alone(shared: Backbone, usual: Tensor) -> None:
     drawn = SHORT.model_copy(update={"noise": "random"})
     assert torch.equal(led(shared, content(), drawn), usual)

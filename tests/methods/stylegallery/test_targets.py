@@ -146,6 +146,7 @@ def test_losses_have_the_gradients_of_attention_over_all_pairs(
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_targets_are_exact_and_excluding_is_not_zeroing(seed: int) -> None:
     moment = Moment(seed)
@@ -168,6 +169,7 @@ def test_targets_are_exact_and_excluding_is_not_zeroing(seed: int) -> None:
     assert not torch.allclose(found["zero"][FINE], found["exclude"][FINE])
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_the_authors_gate_is_the_share_that_the_zeros_leave(seed: int) -> None:
     """``T_zero = E / (E + n - |K|) T_exclude`` with E the sum of the exponentials of logits."""

@@ -135,15 +135,25 @@ class Photographs:
         self, listings: Sequence[Listing], data: Data, seed: int, excluded: frozenset[str]
     ) -> dict[str, Chosen]:
         found: dict[str, Chosen] = {}
+        held: set[str] = set()
         wanted = data.images + data.held_out
         for photograph in self._in_turn(listings, seed, excluded):
             outline = self._outline(photograph, data, seed)
-            if outline is not None:
-                # Those of validation come first, so that they stay when more are asked for.
-                split = VAL if len(found) < data.held_out else TRAIN
-                found[photograph.id] = Chosen(
-                    photograph, outline, Subject(photograph.id, outline.name, split)
-                )
+            if outline is None:
+                continue
+            # Those of validation come first, so that they stay when more are asked for.
+            split = VAL if len(found) < data.held_out else TRAIN
+            if data.held_out:
+                # Several of VOC's objects come with one photograph, each with a copy of its own.
+                shown = store.file_sha256(photograph.file)
+                if split == VAL:
+                    held.add(shown)
+                elif shown in held:
+                    self.left_out["are in validation for another object"] += 1
+                    continue
+            found[photograph.id] = Chosen(
+                photograph, outline, Subject(photograph.id, outline.name, split)
+            )
             if len(found) == wanted:
                 return found
         reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.most_common())

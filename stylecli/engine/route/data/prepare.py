@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stylecli.backbone import registry
+from stylecli.engine import inputs
 from stylecli.engine.context import Reporter
 from stylecli.engine.extras import drawing_icons
 from stylecli.engine.route.data import items
@@ -195,11 +196,7 @@ def _expand(asked: Asked) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for source in asked.sources:
-        names = [source]
-        if source == "-":
-            # Not splitlines(): a name may hold the odder of what that takes for a line's end.
-            names = [line.rstrip("\r") for line in asked.stdin().split("\n")]
-            names = [name for name in names if name]
+        names = inputs.named(asked.stdin()) if source == "-" else [source]
         if not names:
             raise InputError("the list on standard input is empty", fix="pipe names into it")
         for name in names:

@@ -19,6 +19,8 @@ from stylecli.methods.regionroute.styles import PAPER, Style
 from tests.engine.route.applying import desk as world
 from tests.engine.route.applying.desk import CAT, DOG, Desk, recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:

@@ -140,6 +140,18 @@ def test_more_pictures_to_learn_from_never_change_those_of_validation(tmp_path: 
     assert more[:3] == few
 
 
+def test_what_is_validated_on_is_not_learned_from_for_another_of_its_objects(
+    tmp_path: Path,
+) -> None:
+    """As in relabelled VOC, where each object comes with a copy of the photograph."""
+    photos.voc(tmp_path)
+    for file in tmp_path.glob("*_im.png"):
+        photos.photograph(file, 0)
+    assert len(chosen(tmp_path, Data(images=4, held_out=0)).subjects) == 4
+    with pytest.raises(InputError, match="3 are in validation for another object"):
+        chosen(tmp_path, ALL)
+
+
 def test_no_picture_of_a_set_is_in_one_that_excludes_it(tmp_path: Path) -> None:
     """Whichever list names it, and whatever the seed."""
     train = chosen(photos.coco(tmp_path / "a"), Data(images=1, held_out=1))

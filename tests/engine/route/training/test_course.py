@@ -25,6 +25,8 @@ from tests.engine.i2l.test_training_course import Heard
 from tests.engine.route.training import toy
 from tests.engine.route.training.test_steps import trainer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Route(
     train=Train(
         lr=1e-2, warmup=2, micro_batch=2, accumulation=1, steps=9, save_every=2, p_drop_text=0.2
