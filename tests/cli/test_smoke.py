@@ -1,6 +1,7 @@
-"""Every method once, from the command line on tiny models: what each change is tried with.
+"""One use of the commands that tiny models are quick at: what each change is tried with.
 
-The other files of this folder hold a command to all it promises, for minutes: `nox -s slow`.
+Here are no `switch`, `invert`, `route-train` and `route-apply`. These, and all that a command
+promises, are in the other files of this folder, for minutes: `nox -s slow`.
 """
 
 from __future__ import annotations

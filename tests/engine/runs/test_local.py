@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stylecli.engine.plan import Job
 from stylecli.engine.runs import local
 from stylecli.engine.runs.making import Result
 from stylecli.errors import ItemError, MemoryExhaustedError, WeightsError
@@ -60,17 +63,48 @@ def test_what_waits_between_the_stages_is_bounded(tmp_path: Path) -> None:
     assert maker.most_held <= 3 + local.WINDOW * 2 + 2 + 6
 
 
+class Meeting(FakeMaker):
+    """Makes an item only while the next one is read and the last one is written."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._meetings = {
+            at: threading.Barrier(1 + (at + 1 < count) + (at > 0), timeout=60)
+            for at in range(count)
+        }
+
+    def load(self, job: Job) -> str:
+        name = super().load(job)
+        self._meet(int(name) - 1)
+        return name
+
+    def make(self, group: Sequence[tuple[Job, str]]) -> list[str]:
+        self._meet(int(group[0][1]))
+        return super().make(group)
+
+    def save(self, job: Job, made: str) -> dict[str, Any]:
+        self._meet(int(made) + 1)
+        return super().save(job, made)
+
+    def _meet(self, at: int) -> None:
+        if at in self._meetings:
+            self._meetings[at].wait()
+
+
 def test_reading_making_and_writing_overlap(tmp_path: Path) -> None:
-    maker = FakeMaker(seconds=(0.02, 0.02, 0.02))
-    started = time.monotonic()
-    carry_out(maker, tmp_path, 25)
-    assert time.monotonic() - started < 25 * 0.06 * 0.75
+    maker = Meeting(6)
+    results = carry_out(maker, tmp_path, 6)
+    assert [(r.status, r.error) for r in results] == [("done", None)] * 6
     assert maker.threads["make"] == {threading.current_thread().name}
     assert not maker.threads["load"] & maker.threads["save"]
 
 
-def test_a_slow_item_is_told_of_before_the_next_one_is_made(tmp_path: Path) -> None:
-    maker = FakeMaker(seconds=(0, 0.3, 0.01))
+def test_a_slow_item_is_told_of_before_the_next_one_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the time an item took, so that writing has long ended on any machine.
+    monkeypatch.setattr(local, "PATIENCE", 1000.0)
+    maker = FakeMaker(seconds=(0, 0.05, 0.01))
     results = local.work(jobs(tmp_path, 3), lambda: maker, Listener())
     for made in (1, 2, 3):
         next(results)

@@ -124,8 +124,8 @@ def test_a_samples_attention_is_compared_with_its_own_mask_alone(
          for row in (0, 1)]
         for loss in (losses.focus, losses.cover)
     ]  # fmt: skip
-    assert float(seen.losses.focus) == pytest.approx(float(sum(rows[0])) / 2, rel=1e-4)
-    assert float(seen.losses.cover) == pytest.approx(float(sum(rows[1])) / 2, rel=1e-4)
+    for of_both, each in zip((seen.losses.focus, seen.losses.cover), rows, strict=True):
+        assert of_both.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-4)
     # Another mask, and other words, of the second.
     moved = replace(some, masks=torch.cat([some.masks[:1], some.masks[1:].flip(1)]))
     other = drawing.batch(
