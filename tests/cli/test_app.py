@@ -267,16 +267,20 @@ def test_a_help_page_is_one_screen_and_ends_with_two_examples(
     assert [line.strip() for line in lines[-3:]] == ["Examples", *examples]
 
 
+@pytest.fixture(scope="module")
+def whole_program() -> object:
+    return get_command(app)
+
+
 @pytest.mark.parametrize("line", [line for command in COMMANDS for line in command.run.examples])
-def test_every_example_parses(line: str) -> None:
+def test_every_example_parses(line: str, whole_program: object) -> None:
     program, *arguments = shlex.split(line.partition(" > ")[0])
     assert program == "style"
-    command, context = get_command(app), None
+    command = whole_program
     while hasattr(command, "commands"):
         name, *arguments = arguments
         command = command.commands[name]
-    context = command.make_context(command.name, arguments)
-    assert context.params
+    assert command.make_context(command.name, arguments).params  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -29,8 +29,16 @@ def lines() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def help_pages() -> dict[str, str]:
+    """By command: drawn once, however many lines name it."""
+    return {}
+
+
 @pytest.mark.parametrize(("page", "line"), lines())
-def test_a_line_to_copy_names_what_exists(page: str, line: str, style: Style) -> None:
+def test_a_line_to_copy_names_what_exists(
+    page: str, line: str, style: Style, help_pages: dict[str, str]
+) -> None:
     words = shlex.split(line.split(" > ")[0].split(" | ")[0], comments=True)
     names = {command.name for command in COMMANDS}
     name = next((n for n in (" ".join(words[1:3]), words[1]) if n in names), None)
@@ -38,11 +46,15 @@ def test_a_line_to_copy_names_what_exists(page: str, line: str, style: Style) ->
         # A group, or several verbs at once (`models list|pull`).
         assert {n.split()[0] for n in names} & {words[1]}, line
         return
-    page_of_help = style(*name.split(), "--help-all").out or style(*name.split(), "--help").out
+    if name not in help_pages:
+        words_of_name = name.split()
+        help_pages[name] = (
+            style(*words_of_name, "--help-all").out or style(*words_of_name, "--help").out
+        )
     for word in words[2:]:
         if word.startswith("-") and word != "-":
             assert re.search(
-                rf"(?<![\w-]){re.escape(word.split('=')[0])}(?![\w-])", page_of_help
+                rf"(?<![\w-]){re.escape(word.split('=')[0])}(?![\w-])", help_pages[name]
             ), line
 
 

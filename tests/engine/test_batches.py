@@ -112,6 +112,7 @@ def test_regions_of_fixed_masks_are_painted_together(photos: Path, tmp_path: Pat
     assert (left == np.array(Image.open(photos / "0.png"))[:, :20]).all()
 
 
+@pytest.mark.slow
 def test_inversions_and_words_come_in_batches_too(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,9 @@ def predicted(mode: str, latents: Tensor, looks: list[Look], max_rows: int | Non
         backbone.max_rows = None
 
 
-@pytest.mark.parametrize("max_rows", [None, 1, 3])
+@pytest.mark.parametrize(
+    "max_rows", [None, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (1, 3))]
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_it_is_two_explicit_passes_in_every_mode(mode: str, max_rows: int | None) -> None:
     latents = noise(2, 4, 8, 8)

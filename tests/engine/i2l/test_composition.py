@@ -170,6 +170,7 @@ def test_sides_of_guidance_have_their_own_lora_in_a_stock_pipeline(setup: Setup)
     assert relative(found, swapped) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_second_lora_of_peft_acts_beside_the_predicted_one(setup: Setup) -> None:
     style, neutral, other = setup.loras()
     setup.load(other=other, style=style, neutral=neutral)
@@ -224,6 +225,7 @@ def _under(
         return setup.run(**more)
 
 
+@pytest.mark.slow
 def test_an_sd_controlnet_says_the_same_with_and_without_the_lora() -> None:
     setup = sd_controlnet()
     said = _said(setup.pipeline.controlnet, setup.run)

@@ -113,6 +113,7 @@ def test_no_reference_shows_what_a_target_does_whatever_the_set(
         assert_fair(pick, 8)
 
 
+@pytest.mark.slow
 def test_ten_thousand_draws_have_the_lengths_that_were_asked_for() -> None:
     tuples = Tuples(plain_set(40, 8), settings(most=5), seed=3)
     lengths: Counter[int] = Counter()
@@ -163,6 +164,7 @@ def test_an_epoch_shows_every_picture_about_once(targets: int, batch: int) -> No
         assert seen.total() == tuples.steps(batch) * batch * targets
 
 
+@pytest.mark.slow
 def test_over_many_epochs_every_picture_is_a_target_equally_often() -> None:
     """Also those of small styles, and though the end of an epoch is cut off."""
     data = dataset([[(f"c{p}", f"t{p}", 100 * s + p) for p in range(2 + 3 * (s % 3))]

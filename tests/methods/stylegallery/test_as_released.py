@@ -42,6 +42,7 @@ def drawn_matrix(seed: int) -> Callable[[int, int], Tensor]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_all_of_stage_1_as_released(seed: int) -> None:
     seen = random_picture(seed, (14, 12))

@@ -45,7 +45,11 @@ def null(backbone: Backbone) -> Tensor:
 
 @pytest.mark.parametrize(
     ("mask_mode", "key_masks", "iterations"),
-    [("zero", "nearest", 1), ("exclude", "area", 1), ("exclude", "nearest", 2)],
+    [
+        ("zero", "nearest", 1),
+        pytest.param("exclude", "area", 1, marks=pytest.mark.slow),
+        pytest.param("exclude", "nearest", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_ten_timesteps_are_those_of_the_plain_implementation(
     double: Backbone, mask_mode: str, key_masks: str, iterations: int
