@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BASE, SHIPPED = ASSETS / "pocket", ASSETS / "editors" / "pocket"
 FOLDER = "editor"
 RANK = 32
+# Of the file that ships.
+MAX_BYTES = 3_000_000
 BATCH = 16
 SEED = 1000
 # How the judge asks: scenes, and the settings of sampling.
@@ -78,12 +80,15 @@ def _edit_worker(rank: int, job: Job, rendezvous: Path | None) -> None:
 
 
 def write(changes: Changes, folder: Path, *, base_fingerprint: str) -> None:
-    """The delta and its hash."""
+    """The delta, cut to its size, and its hash."""
+    tensors = deltas.compressed(changes.tensors(), MAX_BYTES)
     made = Delta(
-        changes.tensors(),
+        tensors,
         base=BASE.name,
         base_fingerprint=base_fingerprint,
-        rank=changes.rank,
+        rank=max(
+            (len(each) for name, each in tensors.items() if name.endswith(deltas.DOWN)), default=0
+        ),
         native_px=edits.PX,
     )
     write_atomic(folder / DELTA, made.packed())

@@ -106,21 +106,32 @@ class Changes(nn.Module):
 
     @torch.no_grad()
     def take_up(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a delta's.
+        """Go on from a delta's; products may have less rank there, or none.
 
         Raises:
             WeightsError: It is not of these changes.
         """
         own = self.tensors()
         odd = sorted(
-            name
-            for name in own.keys() | tensors.keys()
-            if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+            name for name, tensor in tensors.items() if not _has_room(name, own.get(name), tensor)
         )
+        odd += [name for name in own if name.startswith(deltas.ENTRY) and name not in tensors]
         if odd:
             raise WeightsError(f"the editor that ships has another {odd[0]}", fix="--fresh")
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            # Columns of zeros are there for what is left of the rank to learn.
+            own[name][tuple(map(slice, tensor.shape))] = tensor
+
+
+def _has_room(name: str, whole: Tensor | None, part: Tensor) -> bool:
+    """Whether a tensor goes into ours: of a product's two, one that has less rank does too."""
+    if whole is None or whole.ndim != part.ndim:
+        return False
+    side = {deltas.DOWN: 0, deltas.UP: 1}.get(f".{name.rpartition('.')[2]}")
+    return all(
+        room == size or (room > size and axis == side)
+        for axis, (room, size) in enumerate(zip(whole.shape, part.shape, strict=True))
+    )
 
 
 class EditPart:

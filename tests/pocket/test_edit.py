@@ -210,6 +210,9 @@ def test_changes_are_none_at_first_and_the_file_holds_what_they_become(
     other, again = part(shards, monkeypatch)
     again.module.take_up(deltas.read(file).tensors)
     torch.testing.assert_close(other(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
+    larger = base_unet()
+    Changes(larger, 9, chance()).take_up(deltas.read(file).tensors)
+    torch.testing.assert_close(larger(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
     smaller = Changes(base_unet(), 2, chance())
     with pytest.raises(WeightsError, match="the editor that ships has another"):
         smaller.take_up(deltas.read(file).tensors)

@@ -166,6 +166,59 @@ def apply(unet: Any, delta: Delta, file: Path, *, base_fingerprint: str) -> None
         weight.copy_(weight.float() + (up @ down).view(weight.shape))
 
 
+@torch.no_grad()
+def compressed(tensors: Mapping[str, Tensor], most_bytes: int) -> dict[str, Tensor]:
+    """The nearest changes of which a file has at most so many bytes.
+
+    Each product is cut at some rank, where its best approximation is known (Eckart and Young
+    1936). Of all singular values those are kept that carry the most energy for their size; a
+    product that keeps none is left out.
+
+    Args:
+        tensors: As `Delta.tensors`.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith((DOWN, UP))}
+    parts = {
+        name: _singular(tensors[name + UP], tensors[name + DOWN]) for name in _changed(tensors)
+    }
+    numbers = sum(tensor.numel() for tensor in kept.values())
+    room = most_bytes // 2 - numbers - _HEADER_NUMBERS * (1 + len(tensors))
+    ranks = dict.fromkeys(parts, 0)
+    for _, size, name in sorted(
+        (
+            (float(value) ** 2 / size, size, name)
+            for name, (left, values, right) in parts.items()
+            for value in values
+            if (size := len(left) + right.shape[1])
+        ),
+        reverse=True,
+    ):
+        if size > room:
+            break
+        room -= size
+        ranks[name] += 1
+    for name, rank in ranks.items():
+        left, values, right = parts[name]
+        if rank:
+            scale = values[:rank].sqrt()
+            kept[name + UP], kept[name + DOWN] = (
+                left[:, :rank] * scale,
+                scale[:, None] * right[:rank],
+            )
+    return kept
+
+
+# A file says of each tensor what it is called and where it lies, in about so many bytes over two.
+_HEADER_NUMBERS = 80
+
+
+def _singular(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``up @ down`` as left, singular values and right, by way of the two thin matrices."""
+    (left, upper), (right, lower) = (torch.linalg.qr(one.float()) for one in (up, down.T))
+    inner, values, other = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+    return left @ inner, values, other @ right.T
+
+
 def _changed(names: Iterable[str]) -> list[str]:
     return sorted({name.rpartition(".")[0] for name in names if name.endswith((DOWN, UP))})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,54 @@ def test_weights_are_the_base_plus_the_product() -> None:
         f"{CONVOLUTION}.weight",
     }
     assert all(torch.equal(state(base)[name], state(changed)[name]) for name in untouched)
+
+
+def learned(**ranks: int) -> dict[str, Tensor]:
+    """Changes as a training leaves them: the later a singular value, the smaller."""
+    found = {"conv_in.weight": noise(8, 8, 3, 3), "conv_in.bias": noise(8)}
+    for seed, (name, rank) in enumerate(ranks.items()):
+        decay = torch.arange(rank, dtype=torch.float32).neg().exp()
+        found[f"{name}.lora_A"] = noise(rank, 40, seed=seed)
+        found[f"{name}.lora_B"] = noise(24, rank, seed=seed + 9) * decay
+    return found
+
+
+def product(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    return tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"]
+
+
+def test_changes_that_have_room_lose_nothing() -> None:
+    whole = learned(one=6, two=3)
+    again = deltas.compressed(whole, 10**6)
+    assert again.keys() == whole.keys()
+    for name in ("one", "two"):
+        torch.testing.assert_close(product(again, name), product(whole, name))
+    assert torch.equal(again["conv_in.weight"], whole["conv_in.weight"])
+
+
+@pytest.mark.parametrize("most_bytes", [4_000, 5_000, 6_000])
+def test_what_is_kept_of_changes_is_the_nearest_of_its_size(most_bytes: int) -> None:
+    whole = learned(one=12, two=12, three=12)
+    cut = deltas.compressed(whole, most_bytes)
+    assert len(Delta(cut, "tiny", BASE, 12, 24).packed()) <= most_bytes
+    assert len(deltas.compressed(whole, most_bytes + 2_000)["one.lora_A"]) > len(cut["one.lora_A"])
+    least_kept, most_lost = [], []
+    for name in ("one", "two", "three"):
+        left, values, right = torch.linalg.svd(product(whole, name), full_matrices=False)
+        rank = len(cut[f"{name}.lora_A"])
+        nearest = left[:, :rank] * values[:rank] @ right[:rank]
+        torch.testing.assert_close(product(cut, name), nearest, atol=1e-5, rtol=1e-4)
+        least_kept.append(float(values[rank - 1]))
+        most_lost.append(float(values[rank]))
+    assert min(least_kept) >= max(most_lost)
+
+
+def test_a_change_that_is_nothing_beside_the_others_is_left_out() -> None:
+    whole = learned(large=4, small=4)
+    whole["small.lora_B"] *= 1e-6
+    cut = deltas.compressed(whole, 2_800)
+    assert "large.lora_A" in cut
+    assert "small.lora_A" not in cut
 
 
 def test_a_widened_model_takes_no_notice_of_the_second_picture_yet() -> None:

@@ -1,0 +1,254 @@
+"""What an editor makes of the questions, and the figures of it, a JSON line for each edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from route_world import KINDS, STYLES, Question, World
+from torch import Tensor
+from torch.nn import functional as F
+
+from stylecli.artifacts import images
+from stylecli.backbone import lora
+from stylecli.backbone.editors.unet_edit import UnetEdit
+from stylecli.backbone.experts import Experts as Adapters
+from stylecli.engine.route import experts
+from stylecli.evaluation import perceptual, regional
+from stylecli.methods.regionroute import measures
+from stylecli.methods.regionroute.grids import on_grid
+from stylecli.methods.regionroute.spans import locate
+from stylecli.methods.regionroute.styles import WHOLE, Style, instruct
+from stylecli.recipe.route import Apply
+from stylecli.tensors.seeds import derive
+
+BATCH = 16
+# Of a picture of 64 px; an eighth of it on either side of the edge.
+BAND_PX = 8
+# Scenes of each kind, with an instruction for either of two things.
+SCENES = {"seen": 60, "unseen": 60, "alias": 30} | dict.fromkeys(KINDS[3:], 18)
+ABLATED = {"seen": 24, "unseen": 24}
+SHEET = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One of two things of a scene, in a style."""
+
+    question: Question
+    thing: int
+    style: Style
+
+    @property
+    def prompt(self) -> str:
+        return self._said.prompt
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self._said.style_span
+
+    @property
+    def _said(self) -> Any:
+        return instruct(self.question.called[self.thing], self.style)
+
+    @property
+    def id(self) -> str:
+        return f"{self.question.id}-{self.thing}"
+
+
+class Studio:
+    """An editor with experts, and what judges it."""
+
+    def __init__(self, editor: UnetEdit, clip: Path, lpips: Path, apply: Apply) -> None:
+        self.editor, self._apply = editor, apply
+        self._adapters = Adapters(editor.model)
+        self._clip = perceptual.load_pocket_clip(clip)
+        self._lpips = perceptual.load_pocket_lpips(lpips)
+
+    def take_up(self, folder: Path) -> tuple[str, ...]:
+        """The experts of a folder, instead of those before; their styles."""
+        for one in self._adapters.ids:
+            self._adapters.remove(one)
+        found = experts.read(folder)
+        for expert in found.experts:
+            tensors, header, _ = lora.opened(found.file(expert.id))
+            self._adapters.load(expert.id, tensors, header)
+        return self._adapters.ids
+
+    @torch.inference_mode()
+    def edited(
+        self, some: Sequence[Asked], prompts: Sequence[str], style_id: str | None
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b gh gw"]]:
+        """Pictures, and where the style's words looked, in the mean of the steps.
+
+        Args:
+            style_id: Of the expert; None is the model alone.
+        """
+        editor = self.editor
+        pictures = torch.stack([one.question.picture for one in some])
+        reference = editor.encode_image(pictures)
+        at_work = self._adapters.none() if style_id is None else self._adapters.only(style_id)
+        grid, maps = editor.grid(reference), []
+        tokens = [
+            locate(editor.tokenizer, one.prompt, one.span, editor.text_length) for one in some
+        ]
+        with at_work, editor.probing() as probe:
+            probe.watch([[own] for own in tokens], grid)
+            latents = editor.edit(
+                reference,
+                editor.encode_prompt(list(prompts)),
+                seeds=[derive("route proof", one.question.id) for one in some],
+                steps=self._apply.steps,
+                guidance=self._apply.guidance,
+                image_guidance=self._apply.image_guidance,
+                after=lambda *_: maps.append(probe.maps()[..., 0]),
+            )
+            result = editor.decode(latents).clamp(0, 1)
+        return result, torch.stack(maps).mean(dim=0).view(len(some), *grid)
+
+    @torch.inference_mode()
+    def judged(
+        self, one: Asked, result: Float[Tensor, "3 h w"], looked: Float[Tensor, "gh gw"]
+    ) -> dict[str, Any]:
+        """All figures of an edit; distances are shares of what they were before it."""
+        asked, other, style = one.question, 1 - one.thing, one.style
+        before, truth = asked.picture, asked.truth(one.thing, style)
+        mask, region = asked.mask(one.thing), asked.region(one.thing, style)
+        change = (result - before).abs().mean(dim=0)
+        inside, outside = (_mean(change, asked.mask(thing)) for thing in (one.thing, other))
+        top, left, bottom, right = regional.rsm_box(region)
+        box = (..., slice(top, bottom), slice(left, right))
+        far, near = (self._apart(each[box], truth[box]) for each in (before, result))
+        error_far, error_near = (
+            _mean((each - truth).square().mean(dim=0), region) for each in (before, result)
+        )
+        text, image = self._clip.text_features([f"{style.text} style"]), result[box]
+        cosine = float((self._clip.image_features(image[None]) * text).sum())
+        pasted = regional.paste_inside(result[None], before[None], region)
+        hard = (region >= 0.5).float()
+        cells = on_grid(mask[None], (looked.shape[0], looked.shape[1]))
+        maps = looked.flatten()[None]
+        band = regional.outside_band(hard, BAND_PX) * regional.outside_band(1 - hard, BAND_PX)
+        return {
+            "id": one.id,
+            "kind": asked.kind,
+            "style": style.id,
+            "inside": inside,
+            "other": outside,
+            "is_local": inside >= 2 * outside,
+            "distance": near / max(far, 1e-6),
+            "error": error_near / max(error_far, 1e-6),
+            "is_nearer": near < far,
+            "rsm": regional.rsm(cosine),
+            "lpips_bg": self._apart(pasted[0], before),
+            "mse_bg": regional.mse_bg(result[None], before[None], hard),
+            "seam": _mean((result - truth).abs().mean(dim=0), band),
+            "mass": float(measures.inside_mass(maps, cells)),
+            "iou": float(measures.iou(maps, cells)),
+        }
+
+    def _apart(self, one: Tensor, other: Tensor) -> float:
+        size = (perceptual.NATIVE_PX, perceptual.NATIVE_PX)
+        pair = [F.interpolate(each[None], size, mode="bilinear") for each in (one, other)]
+        return float(self._lpips.distance(pair[0], pair[1]))
+
+
+def main_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
+    """Every kind of scene with the experts that ship."""
+    studio.take_up(folders["both"])
+    _carried_out("both", asked(world, SCENES), studio, work, "main", _own)
+
+
+def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
+    """The same scenes with other experts, with none, and as a whole under the true mask."""
+    some = asked(world, ABLATED)
+    _carried_out("base", some, studio, work, "ablation", _nothing)
+    _carried_out("splice", some, studio, work, "ablation", _nothing)
+    for name, folder in folders.items():
+        known = studio.take_up(folder)
+        own = [one for one in some if one.style.id in known]
+        _carried_out(name, own, studio, work, "ablation", _own)
+
+
+PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
+    "main": main_part,
+    "ablation": ablation,
+}
+
+
+def asked(world: World, counts: Mapping[str, int]) -> list[Asked]:
+    """Styles take turns; both things of a scene are asked for the same one."""
+    return [
+        Asked(question, thing, STYLES[number % len(STYLES)])
+        for kind, count in counts.items()
+        for number, question in enumerate(world.ask(kind, k) for k in range(count))
+        for thing in (0, 1)
+    ]
+
+
+def _own(one: Asked) -> str | None:
+    return one.style.id
+
+
+def _nothing(_: Asked) -> str | None:
+    return None
+
+
+def _carried_out(
+    way: str,
+    some: Sequence[Asked],
+    studio: Studio,
+    work: Path,
+    part: str,
+    expert_of: Callable[[Asked], str | None],
+) -> None:
+    """Edits that are not in the file yet, with their pictures."""
+    file, folder = work / f"{part}.jsonl", work / part / way
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    done = {(row["way"], row["id"]) for row in map(json.loads, lines)}
+    todo = [one for one in some if (way, one.id) not in done]
+    for style_id, group in _batches(todo, expert_of):
+        whole = [WHOLE.format(style=one.style.text) for one in group]
+        is_splice = way == "splice"
+        prompts = whole if is_splice else [one.prompt for one in group]
+        pictures, looked = studio.edited(group, prompts, style_id)
+        with file.open("a", encoding="utf-8") as rows:
+            for one, result, own in zip(group, pictures, looked, strict=True):
+                if is_splice:
+                    region = one.question.region(one.thing, one.style)
+                    result = torch.lerp(one.question.picture, result, region)
+                row = {"way": way, **_short(studio.judged(one, result, own))}
+                rows.write(json.dumps(row) + "\n")
+                _save(folder / f"{one.id}.png", one, result)
+        print(way, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
+
+
+def _batches(
+    some: Sequence[Asked], expert_of: Callable[[Asked], str | None]
+) -> Iterator[tuple[str | None, list[Asked]]]:
+    for style_id in dict.fromkeys(expert_of(one) for one in some):
+        own = [one for one in some if expert_of(one) == style_id]
+        for first in range(0, len(own), BATCH):
+            yield style_id, own[first : first + BATCH]
+
+
+def _save(path: Path, one: Asked, result: Float[Tensor, "3 h w"]) -> None:
+    """Before, after, and the truth, side by side."""
+    truth = one.question.truth(one.thing, one.style)
+    row = torch.cat([one.question.picture, result, truth], dim=2)
+    Image.fromarray(images.to_pixels(row).numpy()).save(path)
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: round(v, 5) if isinstance(v, float) else v for key, v in row.items()}
+
+
+def _mean(values: Float[Tensor, "h w"], weights: Float[Tensor, "h w"]) -> float:
+    return float((values * weights).sum() / weights.sum().clamp(min=1e-6))

@@ -1,0 +1,105 @@
+"""From rows of the work folder to `route.json`, `route.md` and two sheets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from route_world import KINDS, STYLES
+
+from stylecli.evaluation.statistics import mean_interval
+
+Rows = Sequence[Mapping[str, Any]]
+# Column -> how it is shown, and what it is called.
+FIGURES: Mapping[str, tuple[str, str]] = {
+    "is_local": ("{:.0%}", "named changed twice as much"),
+    "is_nearer": ("{:.0%}", "named nearer to the truth"),
+    "distance": ("{:.2f}", "distance after / before"),
+    "rsm": ("{:.3f}", "RSM (pocket-clip)"),
+    "lpips_bg": ("{:.3f}", "pocket-lpips_bg"),
+    "mse_bg": ("{:.4f}", "MSE_bg"),
+    "seam": ("{:.3f}", "error by the edge"),
+    "mass": ("{:.2f}", "attention inside"),
+    "iou": ("{:.2f}", "attention IoU"),
+}
+PX, SCALE, GAP, COLUMNS, ROWS = 64, 2, 6, 4, 6
+NAMES = {style.id: style.text for style in STYLES}
+
+
+def write(work: Path, folder: Path) -> None:
+    """Everything that is there."""
+    rows = {
+        part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for part in ("main", "ablation")
+        if (file := work / f"{part}.jsonl").exists()
+    }
+    found: dict[str, Any] = {}
+    if "main" in rows:
+        found["kinds"] = _grouped(rows["main"], "kind", KINDS)
+        found["styles"] = _grouped(rows["main"], "style", tuple(NAMES))
+        _sheets(work, rows["main"], folder)
+    if "ablation" in rows:
+        ways = dict.fromkeys(row["way"] for row in rows["ablation"])
+        found["ways"] = _grouped(rows["ablation"], "way", tuple(ways))
+    (folder / "route.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    tables = (_table(name, groups) for name, groups in found.items())
+    (folder / "route.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+
+
+def _grouped(rows: Rows, key: str, order: Sequence[str]) -> dict[str, Any]:
+    groups = {name: [row for row in rows if row[key] == name] for name in order}
+    return {
+        name: {"edits": len(own)} | {figure: _said(own, figure) for figure in FIGURES}
+        for name, own in groups.items()
+        if own
+    }
+
+
+def _said(rows: Rows, figure: str) -> list[float]:
+    """Mean and limits; the two edits of a scene are drawn anew together."""
+    scenes = [str(row["id"]).rpartition("-")[0] for row in rows]
+    each = [str(place) for place in range(len(rows))]
+    values = [float(row[figure]) for row in rows]
+    interval = mean_interval(values, scenes, each, seed=0, resamples=4000)
+    return [round(value, 4) for value in (interval.value, interval.low, interval.high)]
+
+
+def _table(name: str, groups: Mapping[str, Any]) -> str:
+    """A row for each figure, a column for each group."""
+    heads = [NAMES.get(group, group) for group in groups]
+    lines = [f"| {name} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for figure, (form, words) in FIGURES.items():
+        cells = [
+            "{} [{}, {}]".format(*(form.format(value) for value in own[figure]))
+            for own in groups.values()
+        ]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    lines.append(f"| edits | {' | '.join(str(own['edits']) for own in groups.values())} |")
+    return "\n".join(lines)
+
+
+def _sheets(work: Path, rows: Rows, folder: Path) -> None:
+    """The first of the plain kinds as they come, and the worst of the hard ones."""
+    plain = [row for row in rows if row["kind"] in ("seen", "unseen")]
+    _sheet(work, plain[: COLUMNS * ROWS], folder / "route-proof.jpg")
+    failed = [row for row in rows if row["kind"] in KINDS[3:] and not row["is_local"]]
+    _sheet(work, failed[: COLUMNS * ROWS], folder / "route-failures.jpg")
+
+
+def _sheet(work: Path, rows: Rows, path: Path) -> None:
+    """Before, after and truth of each, under its style and kind."""
+    if not rows:
+        return
+    wide, high = 3 * PX * SCALE + GAP, PX * SCALE + 18
+    page = Image.new("RGB", (COLUMNS * wide, -(-len(rows) // COLUMNS) * high), "white")
+    pen = ImageDraw.Draw(page)
+    for place, row in enumerate(rows):
+        left, top = place % COLUMNS * wide, place // COLUMNS * high
+        pen.text((left + 2, top + 2), f"{row['kind']}: {NAMES[row['style']]}", fill="black")
+        with Image.open(work / "main" / row["way"] / f"{row['id']}.png") as opened:
+            size = (3 * PX * SCALE, PX * SCALE)
+            page.paste(opened.resize(size, Image.Resampling.NEAREST), (left, top + 16))
+    page.save(path, quality=88, optimize=True)
