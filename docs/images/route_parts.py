@@ -37,6 +37,9 @@ ABLATED = {"seen": 24, "unseen": 24}
 SHEET = 12
 
 
+Said = tuple[str, tuple[int, int]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """One of two things of a scene, in a style."""
@@ -46,16 +49,16 @@ class Asked:
     style: Style
 
     @property
-    def prompt(self) -> str:
-        return self._said.prompt
+    def said(self) -> Said:
+        """The instruction, and where in it the style stands."""
+        made = instruct(self.question.called[self.thing], self.style)
+        return made.prompt, made.style_span
 
     @property
-    def span(self) -> tuple[int, int]:
-        return self._said.style_span
-
-    @property
-    def _said(self) -> Any:
-        return instruct(self.question.called[self.thing], self.style)
+    def whole(self) -> Said:
+        """Likewise, of all of the picture."""
+        start = WHOLE.index("{style}")
+        return WHOLE.format(style=self.style.text), (start, start + len(self.style.text))
 
     @property
     def id(self) -> str:
@@ -83,9 +86,9 @@ class Studio:
 
     @torch.inference_mode()
     def edited(
-        self, some: Sequence[Asked], prompts: Sequence[str], style_id: str | None
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b gh gw"]]:
-        """Pictures, and where the style's words looked, in the mean of the steps.
+        self, some: Sequence[Asked], said: Sequence[Said], style_id: str | None
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b gh gw"]]:
+        """Pictures, what the autoencoder makes of them before, and where the style's words looked.
 
         Args:
             style_id: Of the expert; None is the model alone.
@@ -95,14 +98,13 @@ class Studio:
         reference = editor.encode_image(pictures)
         at_work = self._adapters.none() if style_id is None else self._adapters.only(style_id)
         grid, maps = editor.grid(reference), []
-        tokens = [
-            locate(editor.tokenizer, one.prompt, one.span, editor.text_length) for one in some
-        ]
+        prompts = [prompt for prompt, _ in said]
+        tokens = [locate(editor.tokenizer, *one, editor.text_length) for one in said]
         with at_work, editor.probing() as probe:
             probe.watch([[own] for own in tokens], grid)
             latents = editor.edit(
                 reference,
-                editor.encode_prompt(list(prompts)),
+                editor.encode_prompt(prompts),
                 seeds=[derive("route proof", one.question.id) for one in some],
                 steps=self._apply.steps,
                 guidance=self._apply.guidance,
@@ -110,17 +112,25 @@ class Studio:
                 after=lambda *_: maps.append(probe.maps()[..., 0]),
             )
             result = editor.decode(latents).clamp(0, 1)
-        return result, torch.stack(maps).mean(dim=0).view(len(some), *grid)
+            rebuilt = editor.decode(reference).clamp(0, 1)
+        return result, rebuilt, torch.stack(maps).mean(dim=0).view(len(some), *grid)
 
     @torch.inference_mode()
     def judged(
-        self, one: Asked, result: Float[Tensor, "3 h w"], looked: Float[Tensor, "gh gw"]
+        self,
+        one: Asked,
+        result: Float[Tensor, "3 h w"],
+        rebuilt: Float[Tensor, "3 h w"],
+        looked: Float[Tensor, "gh gw"],
     ) -> dict[str, Any]:
-        """All figures of an edit; distances are shares of what they were before it."""
+        """All figures of an edit; distances are shares of what they were before it.
+
+        What changed is counted from `rebuilt`: the autoencoder's own loss is no edit.
+        """
         asked, other, style = one.question, 1 - one.thing, one.style
         before, truth = asked.picture, asked.truth(one.thing, style)
         mask, region = asked.mask(one.thing), asked.region(one.thing, style)
-        change = (result - before).abs().mean(dim=0)
+        change = (result - rebuilt).abs().mean(dim=0)
         inside, outside = (_mean(change, asked.mask(thing)) for thing in (one.thing, other))
         top, left, bottom, right = regional.rsm_box(region)
         box = (..., slice(top, bottom), slice(left, right))
@@ -215,16 +225,15 @@ def _carried_out(
     done = {(row["way"], row["id"]) for row in map(json.loads, lines)}
     todo = [one for one in some if (way, one.id) not in done]
     for style_id, group in _batches(todo, expert_of):
-        whole = [WHOLE.format(style=one.style.text) for one in group]
         is_splice = way == "splice"
-        prompts = whole if is_splice else [one.prompt for one in group]
-        pictures, looked = studio.edited(group, prompts, style_id)
+        said = [one.whole if is_splice else one.said for one in group]
+        answers = zip(group, *studio.edited(group, said, style_id), strict=True)
         with file.open("a", encoding="utf-8") as rows:
-            for one, result, own in zip(group, pictures, looked, strict=True):
+            for one, result, rebuilt, looked in answers:
                 if is_splice:
                     region = one.question.region(one.thing, one.style)
                     result = torch.lerp(one.question.picture, result, region)
-                row = {"way": way, **_short(studio.judged(one, result, own))}
+                row = {"way": way, **_short(studio.judged(one, result, rebuilt, looked))}
                 rows.write(json.dumps(row) + "\n")
                 _save(folder / f"{one.id}.png", one, result)
         print(way, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
