@@ -15,9 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool
-from torch import Tensor
-
 from stylecli import __version__
 from stylecli.artifacts import store
 from stylecli.artifacts.files import replacing, to_json, unwritable, write_atomic
@@ -25,37 +22,14 @@ from stylecli.artifacts.journal import Journal
 from stylecli.engine.claims import Claim, as_text, said
 from stylecli.engine.context import Reporter
 from stylecli.engine.route.data import contact, items
-from stylecli.engine.route.data.making import (
-    Hands,
-    Source,
-    Styled,
-    Subject,
-    box_of,
-    keep,
-    mask_image,
-    png,
-    sample_id,
-    slug,
-    target_of,
-    told,
-)
-from stylecli.errors import DiskFullError, InputError, ItemError
-from stylecli.methods.regionroute.styles import Style
+from stylecli.engine.route.data.making import Hands, Source, sample_id
+from stylecli.engine.route.data.samples import IMAGES, MASKS, TARGETS, Failed, made
+from stylecli.errors import InputError
 from stylecli.recipe.route import Data
 
 PLAN, SHEET, JOURNAL = ".plan.json", "contact.png", "runs.jsonl"
-IMAGES, MASKS, TARGETS, CACHE = "images", "masks", "targets", "cache"
+CACHE = "cache"
 COMMAND = "route-data"
-# A name below the folder, and a digest.
-_File = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A sample that could not be made."""
-
-    key: str
-    error: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +45,6 @@ class Built:
     status: str
     about: Mapping[str, Any]
     failed: list[Failed]
-
-
-@dataclass(frozen=True, slots=True)
-class _Covered:
-    """A mask's file, and what it covers."""
-
-    name: str
-    sha256: str
-    area: float
-    box: items.Box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +171,13 @@ class Build:
         failed = []
         with self.reporter.task("pictures", self.total) as task:
             for subject in self.source.subjects:
-                todo = [style for style in self.hands if sample_id(subject, style) not in done]
-                task.advance(len(self.hands) - len(todo))
-                for one in self._make_all(subject, todo):
+                hands = {
+                    style: hand
+                    for style, hand in self.hands.items()
+                    if sample_id(subject, style) not in done
+                }
+                task.advance(len(self.hands) - len(hands))
+                for one in made(self.folder, self.source, subject, hands, self.data):
                     task.advance()
                     if isinstance(one, Failed):
                         failed.append(one)
@@ -229,92 +197,6 @@ class Build:
                 stream.write(to_json(row).encode() + b"\n")
         except OSError as error:
             raise unwritable(file, error) from error
-
-    def _make_all(
-        self, subject: Subject, styles: Sequence[Style]
-    ) -> Iterator[dict[str, Any] | Failed]:
-        """A picture in some styles; the picture itself is brought in once."""
-        if not styles:
-            return
-        stem = f"{subject.image_id}_{slug(subject.object)}"
-        try:
-            view = self.source.view(subject)
-            name = f"{IMAGES}/{subject.image_id}{view.suffix}"
-            source = (name, keep(self.folder / name, view.data))
-            shared = self._covered(f"{MASKS}/{stem}.png", view.mask)
-        except DiskFullError:
-            raise
-        # Lists and masks may have changed since they were read to choose.
-        except (ItemError, InputError) as error:
-            yield from (Failed(sample_id(subject, style), error.as_row()) for style in styles)
-            return
-        for style in styles:
-            try:
-                styled = self.hands[style].styled(subject, view, style)
-                covered = shared
-                if styled.mask is not view.mask:
-                    covered = self._covered(f"{MASKS}/{style.id}/{stem}.png", styled.mask)
-                target = f"{TARGETS}/{style.id}/{stem}.png"
-                data = png(target_of(view, styled, self.data.feather_px))
-                digest = keep(self.folder / target, data)
-            except DiskFullError:
-                raise
-            except ItemError as error:
-                yield Failed(sample_id(subject, style), error.as_row())
-            else:
-                yield self._row(subject, style, styled, source, covered, (target, digest))
-
-    def _covered(self, name: str, mask: Bool[Tensor, "h w"]) -> _Covered:
-        """Write a mask, and say what it covers.
-
-        Raises:
-            ItemError: It covers nothing, or cannot be written.
-        """
-        if not mask.any():
-            raise ItemError(f"{name}: nothing of the object is seen", fix="mend its mask")
-        digest = keep(self.folder / name, png(mask_image(mask)))
-        return _Covered(name, digest, round(float(mask.float().mean()), 6), box_of(mask))
-
-    def _row(
-        self,
-        subject: Subject,
-        style: Style,
-        styled: Styled,
-        source: _File,
-        covered: _Covered,
-        target: _File,
-    ) -> dict[str, Any]:
-        """A sample's line of the list; its files are there."""
-        command = told(
-            subject,
-            style,
-            varies=self.data.templates == "mixed",
-            include_style_word=self.data.include_style_word,
-        )
-        return {
-            "id": sample_id(subject, style),
-            "image_id": subject.image_id,
-            "source": source[0],
-            "target": target[0],
-            "size": list(styled.mask.shape),
-            "style_id": style.id,
-            "prompt": command.prompt,
-            "edits": [
-                {
-                    "object": subject.object,
-                    "style_id": style.id,
-                    "object_span": command.object_span,
-                    "style_span": command.style_span,
-                    "mask": covered.name,
-                    "area": covered.area,
-                    "bbox": covered.box,
-                }
-            ],
-            "split": subject.split,
-            "seed": styled.seed,
-            "sha256": {"source": source[1], "target": target[1], "mask": covered.sha256},
-            "quality": styled.quality,
-        }
 
     def _conclude(self, key: str, failed: Sequence[Failed]) -> Mapping[str, Any]:
         """Put the list in order, and write last of all what says that the set is there."""
