@@ -62,6 +62,13 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
+def edit(path: Path, data: bytes) -> None:
+    """Later than before, also by the clock of files, which stands still for a while at times."""
+    before = path.stat().st_ctime_ns
+    while put(path, data).stat().st_ctime_ns == before:
+        time.sleep(0.001)
+
+
 def test_what_was_read_once_is_not_read_again_by_this_process_or_another(
     tmp_path: Path, index: Path, reads: Reads
 ) -> None:
@@ -96,7 +103,7 @@ def test_an_edit_shows_whatever_was_done_to_hide_it(
     file = put(tmp_path / "a", b"one")
     status = file.stat()
     (first,) = asked(index, file)
-    file.write_bytes(b"two")
+    edit(file, b"two")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     (second,) = asked(index, file)
     other = put(tmp_path / "other", b"six")
@@ -334,7 +341,7 @@ def test_processes_at_work_together_agree_and_lose_nothing(tmp_path: Path, index
         for share in shares
     ]  # fmt: skip
     for worker, share in zip(workers, shares, strict=True):
-        out, _ = worker.communicate(timeout=60)
+        out, _ = worker.communicate(timeout=200)
         assert worker.returncode == 0
         assert out.split() == [plain(file) for file in share] * 2
     with sqlite3.connect(index) as db:
@@ -346,7 +353,7 @@ def test_processes_at_work_together_agree_and_lose_nothing(tmp_path: Path, index
 def test_an_index_that_somebody_locks_is_done_without(
     tmp_path: Path, index: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(digests, "BUSY_SECONDS", 1.0)
     files = [put(tmp_path / f"{i}", b"%d" % i) for i in range(200)]
     asked(index, *files)
     opened = Digests(index)
@@ -356,7 +363,8 @@ def test_an_index_that_somebody_locks_is_done_without(
     assert [opened.sha256(file) for file in files] == [plain(file) for file in files]
     opened.close()
     assert asked(index, files[0]) == [plain(files[0])]
-    assert time.monotonic() - began < 5
+    # It is waited for once at most, and not by each of the files.
+    assert time.monotonic() - began < 100
     other.close()
 
 

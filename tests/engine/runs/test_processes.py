@@ -83,11 +83,11 @@ def together(work: Callable[[Team], Any], size: int = 2) -> list[Any]:
     for process, (reader, writer) in zip(started, pipes, strict=True):
         writer.close()
         try:
-            found.append(pickle.loads(reader.recv_bytes()) if reader.poll(120) else "hangs")
+            found.append(pickle.loads(reader.recv_bytes()) if reader.poll(400) else "hangs")
         except EOFError:
             found.append(None)
         reader.close()
-        process.join(60)
+        process.join(200)
         process.kill()
     return found
 
