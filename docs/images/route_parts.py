@@ -163,10 +163,50 @@ class Studio:
             "iou": float(measures.iou(maps, cells)),
         }
 
+    @torch.inference_mode()
+    def compared(
+        self,
+        before: Float[Tensor, "3 h w"],
+        rebuilt: Float[Tensor, "3 h w"],
+        result: Float[Tensor, "3 h w"],
+        truth: Float[Tensor, "3 h w"],
+    ) -> dict[str, Any]:
+        """How near an edit of all of a picture comes to the truth."""
+        far, near = self._apart(before, truth), self._apart(result, truth)
+        return {
+            "distance": near / max(far, 1e-6),
+            "is_nearer": near < far,
+            "change": float((result - rebuilt).abs().mean()),
+        }
+
     def _apart(self, one: Tensor, other: Tensor) -> float:
         size = (perceptual.NATIVE_PX, perceptual.NATIVE_PX)
         pair = [F.interpolate(each[None], size, mode="bilinear") for each in (one, other)]
         return float(self._lpips.distance(pair[0], pair[1]))
+
+
+def editor_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
+    """All of a picture, by the model alone: what experts build on."""
+    del folders
+    file, folder = work / "editor.jsonl", work / "editor" / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {row["id"] for row in _lines(file)}
+    todo = [one for one in asked(world, ABLATED)[::2] if one.id not in known]
+    for _, group in _batches(todo, _nothing):
+        answers = zip(group, *studio.edited(group, [one.whole for one in group], None), strict=True)
+        with file.open("a", encoding="utf-8") as rows:
+            for one, result, rebuilt, _ in answers:
+                before, truth = one.question.picture, one.question.whole(one.style)
+                row = {
+                    "way": "base",
+                    "id": one.id,
+                    "kind": one.question.kind,
+                    "style": one.style.id,
+                    **studio.compared(before, rebuilt, result, truth),
+                }
+                rows.write(json.dumps(_short(row)) + "\n")
+                _save(folder / f"{one.id}.png", before, result, truth)
+        print("editor", len(todo), flush=True)  # noqa: T201 - what is being done
 
 
 def main_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
@@ -187,6 +227,7 @@ def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Pa
 
 
 PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
+    "editor": editor_part,
     "main": main_part,
     "ablation": ablation,
 }
@@ -221,8 +262,7 @@ def _carried_out(
     """Edits that are not in the file yet, with their pictures."""
     file, folder = work / f"{part}.jsonl", work / part / way
     folder.mkdir(parents=True, exist_ok=True)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    done = {(row["way"], row["id"]) for row in map(json.loads, lines)}
+    done = {(row["way"], row["id"]) for row in _lines(file)}
     todo = [one for one in some if (way, one.id) not in done]
     for style_id, group in _batches(todo, expert_of):
         is_splice = way == "splice"
@@ -235,7 +275,8 @@ def _carried_out(
                     result = torch.lerp(one.question.picture, result, region)
                 row = {"way": way, **_short(studio.judged(one, result, rebuilt, looked))}
                 rows.write(json.dumps(row) + "\n")
-                _save(folder / f"{one.id}.png", one, result)
+                truth = one.question.truth(one.thing, one.style)
+                _save(folder / f"{one.id}.png", one.question.picture, result, truth)
         print(way, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
 
 
@@ -248,11 +289,14 @@ def _batches(
             yield style_id, own[first : first + BATCH]
 
 
-def _save(path: Path, one: Asked, result: Float[Tensor, "3 h w"]) -> None:
+def _lines(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _save(path: Path, *pictures: Float[Tensor, "3 h w"]) -> None:
     """Before, after, and the truth, side by side."""
-    truth = one.question.truth(one.thing, one.style)
-    row = torch.cat([one.question.picture, result, truth], dim=2)
-    Image.fromarray(images.to_pixels(row).numpy()).save(path)
+    Image.fromarray(images.to_pixels(torch.cat(pictures, dim=2)).numpy()).save(path)
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

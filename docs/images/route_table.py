@@ -33,10 +33,13 @@ def write(work: Path, folder: Path) -> None:
     """Everything that is there."""
     rows = {
         part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for part in ("main", "ablation")
+        for part in ("editor", "main", "ablation")
         if (file := work / f"{part}.jsonl").exists()
     }
     found: dict[str, Any] = {}
+    if "editor" in rows:
+        found["whole pictures"] = _grouped(rows["editor"], "style", tuple(NAMES))
+        _sheet(work / "editor", rows["editor"][: COLUMNS * ROWS], folder / "route-editor.jpg")
     if "main" in rows:
         found["kinds"] = _grouped(rows["main"], "kind", KINDS)
         found["styles"] = _grouped(rows["main"], "style", tuple(NAMES))
@@ -52,7 +55,8 @@ def write(work: Path, folder: Path) -> None:
 def _grouped(rows: Rows, key: str, order: Sequence[str]) -> dict[str, Any]:
     groups = {name: [row for row in rows if row[key] == name] for name in order}
     return {
-        name: {"edits": len(own)} | {figure: _said(own, figure) for figure in FIGURES}
+        name: {"edits": len(own)}
+        | {figure: _said(own, figure) for figure in FIGURES if figure in own[0]}
         for name, own in groups.items()
         if own
     }
@@ -72,6 +76,8 @@ def _table(name: str, groups: Mapping[str, Any]) -> str:
     heads = [NAMES.get(group, group) for group in groups]
     lines = [f"| {name} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for figure, (form, words) in FIGURES.items():
+        if figure not in next(iter(groups.values())):
+            continue
         cells = [
             "{} [{}, {}]".format(*(form.format(value) for value in own[figure]))
             for own in groups.values()
@@ -84,9 +90,9 @@ def _table(name: str, groups: Mapping[str, Any]) -> str:
 def _sheets(work: Path, rows: Rows, folder: Path) -> None:
     """The first of the plain kinds as they come, and the worst of the hard ones."""
     plain = [row for row in rows if row["kind"] in ("seen", "unseen")]
-    _sheet(work, plain[: COLUMNS * ROWS], folder / "route-proof.jpg")
+    _sheet(work / "main", plain[: COLUMNS * ROWS], folder / "route-proof.jpg")
     failed = [row for row in rows if row["kind"] in KINDS[3:] and not row["is_local"]]
-    _sheet(work, failed[: COLUMNS * ROWS], folder / "route-failures.jpg")
+    _sheet(work / "main", failed[: COLUMNS * ROWS], folder / "route-failures.jpg")
 
 
 def _sheet(work: Path, rows: Rows, path: Path) -> None:
@@ -99,7 +105,7 @@ def _sheet(work: Path, rows: Rows, path: Path) -> None:
     for place, row in enumerate(rows):
         left, top = place % COLUMNS * wide, place // COLUMNS * high
         pen.text((left + 2, top + 2), f"{row['kind']}: {NAMES[row['style']]}", fill="black")
-        with Image.open(work / "main" / row["way"] / f"{row['id']}.png") as opened:
+        with Image.open(work / row["way"] / f"{row['id']}.png") as opened:
             size = (3 * PX * SCALE, PX * SCALE)
             page.paste(opened.resize(size, Image.Resampling.NEAREST), (left, top + 16))
     page.save(path, quality=88, optimize=True)

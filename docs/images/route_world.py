@@ -70,14 +70,14 @@ class Question:
 
     Attributes:
         called: What either of them is called in an instruction.
-        anew: Hand -> the scene with the first, and with the second, drawn by it.
+        anew: Hand -> the scene with the first, the second, and both drawn by it.
     """
 
     id: str
     kind: str
     scene: Scene
     called: tuple[str, str]
-    anew: Mapping[str, tuple[Scene, Scene]]
+    anew: Mapping[str, tuple[Scene, Scene, Scene]]
 
     @property
     def picture(self) -> Float[Tensor, "3 px px"]:
@@ -98,6 +98,12 @@ class Question:
         if style.id in FILTERS:
             return torch.lerp(self.picture, FILTERS[style.id](self.picture), self.mask(thing))
         return self.anew[style.id][thing].picture
+
+    def whole(self, style: Style) -> Float[Tensor, "3 px px"]:
+        """All of it in a style."""
+        if style.id in FILTERS:
+            return FILTERS[style.id](self.picture)
+        return self.anew[style.id][-1].picture
 
 
 class World:
@@ -129,7 +135,9 @@ class World:
             scene = paint(own, own)
             if _is_clear(kind, scene, ground[0]):
                 called = self._called(kind, names[0]), self._called(kind, names[1])
-                anew = {hand: (paint(hand, own), paint(own, hand)) for hand in HANDS}
+                anew = {
+                    hand: (paint(hand, own), paint(own, hand), paint(hand, hand)) for hand in HANDS
+                }
                 return Question(f"{kind}-{number:03}", kind, scene, called, anew)
         raise RuntimeError(f"no scene of the kind {kind} in {TRIES} tries")
 
