@@ -1,5 +1,6 @@
-"""The figures of docs/methods/regionroute.md: one of two things restyled by instruction alone.
+"""How well one of two things is restyled by instruction alone, in figures and sheets.
 
+    python docs/images/make_route.py node_modules/@iconify-json --work DIR --part editor
     python docs/images/make_route.py node_modules/@iconify-json --work DIR --part main
     python docs/images/make_route.py node_modules/@iconify-json --work DIR --part ablation \
         --experts plain=DIR --experts focus=DIR --experts cover=DIR --experts rank8=DIR

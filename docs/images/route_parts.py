@@ -34,7 +34,8 @@ BAND_PX = 8
 # Scenes of each kind, with an instruction for either of two things.
 SCENES = {"seen": 60, "unseen": 60, "alias": 30} | dict.fromkeys(KINDS[3:], 18)
 ABLATED = {"seen": 24, "unseen": 24}
-SHEET = 12
+# In the mean of pixels in [0, 1]; less is no edit, wherever it is.
+LEAST_CHANGE = 0.02
 
 
 Said = tuple[str, tuple[int, int]]
@@ -123,7 +124,7 @@ class Studio:
         rebuilt: Float[Tensor, "3 h w"],
         looked: Float[Tensor, "gh gw"],
     ) -> dict[str, Any]:
-        """All figures of an edit; distances are shares of what they were before it.
+        """All figures of an edit; `distance` and `error` are shares of what they were before it.
 
         What changed is counted from `rebuilt`: the autoencoder's own loss is no edit.
         """
@@ -151,7 +152,7 @@ class Studio:
             "style": style.id,
             "inside": inside,
             "other": outside,
-            "is_local": inside >= 2 * outside,
+            "is_local": inside >= max(2 * outside, LEAST_CHANGE),
             "distance": near / max(far, 1e-6),
             "error": error_near / max(error_far, 1e-6),
             "is_nearer": near < far,
@@ -273,6 +274,7 @@ def _carried_out(
                 if is_splice:
                     region = one.question.region(one.thing, one.style)
                     result = torch.lerp(one.question.picture, result, region)
+                    rebuilt = torch.lerp(one.question.picture, rebuilt, region)
                 row = {"way": way, **_short(studio.judged(one, result, rebuilt, looked))}
                 rows.write(json.dumps(row) + "\n")
                 truth = one.question.truth(one.thing, one.style)

@@ -8,7 +8,7 @@ favours.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,11 +116,27 @@ class Changes(nn.Module):
             name for name, tensor in tensors.items() if not _has_room(name, own.get(name), tensor)
         )
         odd += [name for name in own if name.startswith(deltas.ENTRY) and name not in tensors]
+        odd += [
+            name + deltas.UP
+            for name, up, down in _pairs(tensors)
+            if up is None or down is None or up.shape[1] != len(down)
+        ]
         if odd:
             raise WeightsError(f"the editor that ships has another {odd[0]}", fix="--fresh")
+        for name, parameter in own.items():
+            # What is left of the rank begins with a column of zeros, and goes on to learn.
+            if name.endswith(deltas.UP):
+                parameter.zero_()
         for name, tensor in tensors.items():
-            # Columns of zeros are there for what is left of the rank to learn.
             own[name][tuple(map(slice, tensor.shape))] = tensor
+
+
+def _pairs(
+    tensors: Mapping[str, Tensor],
+) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
+    ends = (deltas.UP, deltas.DOWN)
+    for name in sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)}):
+        yield name, tensors.get(name + deltas.UP), tensors.get(name + deltas.DOWN)
 
 
 def _has_room(name: str, whole: Tensor | None, part: Tensor) -> bool:

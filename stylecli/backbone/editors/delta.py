@@ -20,6 +20,8 @@ from stylecli.errors import WeightsError
 
 FORMAT, VERSION = "style-delta", "1"
 ENTRY = "conv_in"
+# What a file says of one tensor and where it lies, and of itself, in bytes at most.
+HEADER_BYTES, ABOUT_BYTES = 160, 512
 DOWN, UP = ".lora_A", ".lora_B"
 REMEDY = "reinstall the package, or train the editor on this very model"
 # How the reference's latents are shown: times the VAE's scaling factor, as all others are, or as
@@ -176,20 +178,30 @@ def compressed(tensors: Mapping[str, Tensor], most_bytes: int) -> dict[str, Tens
 
     Args:
         tensors: As `Delta.tensors`.
+        most_bytes: Of the file, in float16.
+
+    Returns:
+        Likewise, each product of its own rank.
+
+    Raises:
+        ValueError: What is kept whole has no room.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith((DOWN, UP))}
     parts = {
         name: _singular(tensors[name + UP], tensors[name + DOWN]) for name in _changed(tensors)
     }
     numbers = sum(tensor.numel() for tensor in kept.values())
-    room = most_bytes // 2 - numbers - _HEADER_NUMBERS * (1 + len(tensors))
+    room = (most_bytes - ABOUT_BYTES - HEADER_BYTES * len(tensors)) // 2 - numbers
+    if room < 0:
+        raise ValueError(f"{numbers} numbers do not fit {most_bytes} bytes")
     ranks = dict.fromkeys(parts, 0)
     for _, size, name in sorted(
         (
             (float(value) ** 2 / size, size, name)
             for name, (left, values, right) in parts.items()
             for value in values
-            if (size := len(left) + right.shape[1])
+            # Of a product of zeros nothing is kept: neither side of it would ever learn again.
+            if value > 0 and (size := len(left) + right.shape[1])
         ),
         reverse=True,
     ):
@@ -206,10 +218,6 @@ def compressed(tensors: Mapping[str, Tensor], most_bytes: int) -> dict[str, Tens
                 scale[:, None] * right[:rank],
             )
     return kept
-
-
-# A file says of each tensor what it is called and where it lies, in about so many bytes over two.
-_HEADER_NUMBERS = 80
 
 
 def _singular(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:

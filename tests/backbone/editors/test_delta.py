@@ -89,7 +89,7 @@ def learned(**ranks: int) -> dict[str, Tensor]:
     found = {"conv_in.weight": noise(8, 8, 3, 3), "conv_in.bias": noise(8)}
     for seed, (name, rank) in enumerate(ranks.items()):
         decay = torch.arange(rank, dtype=torch.float32).neg().exp()
-        found[f"{name}.lora_A"] = noise(rank, 40, seed=seed)
+        found[f"{name}.lora_A"] = noise(rank, 20 + 20 * seed, seed=seed)
         found[f"{name}.lora_B"] = noise(24, rank, seed=seed + 9) * decay
     return found
 
@@ -119,8 +119,9 @@ def test_what_is_kept_of_changes_is_the_nearest_of_its_size(most_bytes: int) -> 
         rank = len(cut[f"{name}.lora_A"])
         nearest = left[:, :rank] * values[:rank] @ right[:rank]
         torch.testing.assert_close(product(cut, name), nearest, atol=1e-5, rtol=1e-4)
-        least_kept.append(float(values[rank - 1]))
-        most_lost.append(float(values[rank]))
+        size = len(left) + right.shape[1]
+        least_kept.append(float(values[rank - 1]) ** 2 / size)
+        most_lost.append(float(values[rank]) ** 2 / size)
     assert min(least_kept) >= max(most_lost)
 
 
@@ -130,6 +131,17 @@ def test_a_change_that_is_nothing_beside_the_others_is_left_out() -> None:
     cut = deltas.compressed(whole, 2_800)
     assert "large.lora_A" in cut
     assert "small.lora_A" not in cut
+
+
+def test_a_product_of_zeros_is_left_out_whatever_the_room() -> None:
+    whole = learned(one=4, none=4)
+    whole["none.lora_B"].zero_()
+    assert deltas.compressed(whole, 10**6).keys() == whole.keys() - {"none.lora_A", "none.lora_B"}
+
+
+def test_what_is_kept_whole_must_have_room() -> None:
+    with pytest.raises(ValueError, match="do not fit 1000 bytes"):
+        deltas.compressed(learned(one=4), 1_000)
 
 
 def test_a_widened_model_takes_no_notice_of_the_second_picture_yet() -> None:

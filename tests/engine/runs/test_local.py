@@ -102,7 +102,7 @@ def test_reading_making_and_writing_overlap(tmp_path: Path) -> None:
 def test_a_slow_item_is_told_of_before_the_next_one_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of the time an item took, so that writing has long ended on any machine.
+    # So many times what an item took are waited for: a row is late only if nobody waits.
     monkeypatch.setattr(local, "PATIENCE", 1000.0)
     maker = FakeMaker(seconds=(0, 0.05, 0.01))
     results = local.work(jobs(tmp_path, 3), lambda: maker, Listener())
