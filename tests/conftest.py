@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _slow_but_for_one(items)
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch
@@ -49,6 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="this machine has no CUDA device"))
+
+
+def _slow_but_for_one(items: list[pytest.Item]) -> None:
+    """Of what is `mostly_slow` the first case is fast."""
+    seen: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("mostly_slow"):
+            name = item.nodeid.partition("[")[0]
+            if name in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(name)
 
 
 @pytest.fixture(autouse=True)

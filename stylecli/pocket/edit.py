@@ -62,12 +62,12 @@ def _edit_worker(rank: int, job: Job, rendezvous: Path | None) -> None:
         loop.join(rank, job.profile.workers, rendezvous)
     shards = _shards(rank, job)
     unet = load_part(UNet2DConditionModel, BASE, "unet", torch.float32)
-    changes = Changes(unet, RANK, torch.Generator().manual_seed(0))
+    encoder = load_part(CLIPTextModel, BASE, "text_encoder", torch.float32).eval()
+    changes = Changes(unet, encoder, RANK, torch.Generator().manual_seed(0))
     if (SHIPPED / DELTA).is_file() and not job.is_fresh:
         changes.take_up(deltas.read(SHIPPED / DELTA).tensors)
     unet.to(job.profile.device, memory_format=torch.channels_last)
-    encoder = load_part(CLIPTextModel, BASE, "text_encoder", torch.float32)
-    speaker = Speaker(words.load(BASE / "tokenizer"), encoder.eval())
+    speaker = Speaker(words.load(BASE / "tokenizer"), encoder.to(job.profile.device))
     part = EditPart(unet, changes, speaker, shards, batch=BATCH * job.profile.scale)
 
     def export(run: loop.Run) -> None:

@@ -16,6 +16,7 @@ from stylecli.artifacts import atlas
 from stylecli.artifacts.atlas import Entry, Panel, colour, tinted
 
 
+@pytest.mark.slow
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_a_number_stands_as_far_inside_as_it_can(region: np.ndarray) -> None:
     height, width = region.shape
@@ -63,6 +64,7 @@ def test_regions_are_tinted_and_bordered_and_the_size_stays() -> None:
     assert not plate[:, 82:].any()
 
 
+@pytest.mark.slow
 def test_a_sheet_has_room_for_all_and_is_the_same_each_time() -> None:
     panels = [Panel(torch.rand(3, 40 + 7 * at, 50), f"panel {at} " * 20) for at in range(6)]
     entries = [Entry(colour(at), f"{at} > ref1:{at}") for at in range(9)]

@@ -164,6 +164,7 @@ def test_most_writes_cost_no_look_through_the_folder(
     assert total(tmp_path) <= 68_000
 
 
+@pytest.mark.slow
 @given(
     limit=st.integers(1, 40_000),
     writes=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3000)), max_size=30),
@@ -187,6 +188,7 @@ def test_a_lock_that_may_be_held_is_not_pruned(tmp_path: Path) -> None:
     assert fresh.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_fill_a_cache_together_stay_within_its_size(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from stylecli.artifacts.cache import Budget\n"

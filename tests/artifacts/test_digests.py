@@ -234,6 +234,7 @@ def a_folder(index: Path) -> None:
     index.mkdir()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("harm", [junk, torn, scrambled, another, a_folder])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_an_index_that_was_damaged_costs_time_and_nothing_else(
@@ -278,6 +279,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_time_and_nothing_else(
     tmp_path: Path, small_disk: Path, reads: Reads
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_writer_killed_before_the_end_leaves_no_half_file(
     assert (path.read_bytes() if path.exists() else None) == existing
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_files(tmp_path: Path) -> None:
     script = (
         "print('on', flush=True)\n"

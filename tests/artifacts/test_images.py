@@ -289,6 +289,7 @@ Image.init()
 SAMPLES = [encoded(kind, 24, **more) for kind, more in CODECS if kind in Image.SAVE]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     data=st.sampled_from(SAMPLES),

@@ -45,6 +45,7 @@ def box(sheet: torch.Tensor, cell: torch.Tensor) -> tuple[int, int, int, int]:
 labels_of = st.one_of(st.just(""), st.text(max_size=12), st.just("word " * 60), st.just("x" * 300))
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 3),
     st.integers(1, 4),

@@ -62,6 +62,7 @@ def test_every_kind_of_layer_it_holds_has_a_part_in_it(fresh: Backbone, tmp_path
         assert relative(whole, merged_outputs(fresh, (rest, scale))) > 1e-4, target
 
 
+@pytest.mark.slow
 def test_one_of_another_model_is_refused_in_one_line(fresh: Backbone, tmp_path: Path) -> None:
     fast = accelerators.pairs(fresh.unet)
     wide = {

@@ -34,6 +34,7 @@ def merged_outputs(backbone: Backbone, *pairs: tuple[dict[str, torch.Tensor], fl
         ).sample
 
 
+@pytest.mark.slow
 def test_switching_loras_leaves_the_base_model_bit_identical(fresh: Backbone) -> None:
     """Point 19: loaded, used, left, raised through: outputs and weights are the first ones."""
     weights, before = state(fresh.unet), outputs(fresh)
@@ -70,6 +71,7 @@ def test_blocks_nest_and_each_puts_back_what_it_found(fresh: Backbone) -> None:
     assert torch.equal(outputs(fresh), base)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("weight", [1.0, 0.4, -0.5])
 def test_a_lora_is_its_product_added_to_the_weights(fresh: Backbone, weight: float) -> None:
     tensors = lora(fresh.unet)
@@ -78,6 +80,7 @@ def test_a_lora_is_its_product_added_to_the_weights(fresh: Backbone, weight: flo
     assert relative(ours, merged_outputs(fresh, (tensors, weight))) < 1e-5
 
 
+@pytest.mark.slow
 def test_two_loras_together_are_the_sum_of_their_products(fresh: Backbone) -> None:
     one, other = lora(fresh.unet), lora(fresh.unet, seed=2, rank=3)
     with with_loras(fresh, a=one, b=other).use({"a": 0.7, "b": 0.3}):
@@ -85,12 +88,14 @@ def test_two_loras_together_are_the_sum_of_their_products(fresh: Backbone) -> No
     assert relative(ours, merged_outputs(fresh, (one, 0.7), (other, 0.3))) < 1e-5
 
 
+@pytest.mark.slow
 def test_weight_zero_is_the_base_model(fresh: Backbone) -> None:
     before = outputs(fresh)
     with with_loras(fresh, a=lora(fresh.unet)).use({"a": 0.0}):
         assert torch.equal(outputs(fresh), before)
 
 
+@pytest.mark.slow
 def test_an_unknown_name_is_refused_and_nothing_was_switched(fresh: Backbone) -> None:
     """Point 19: PEFT would silently run the base model."""
     adapters = with_loras(fresh, a=lora(fresh.unet))
@@ -105,6 +110,7 @@ def test_an_unknown_name_is_refused_and_nothing_was_switched(fresh: Backbone) ->
     assert torch.equal(outputs(fresh), before)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ["base", "a"])
 def test_a_name_that_is_taken_or_reserved_is_refused(fresh: Backbone, name: str) -> None:
     adapters = with_loras(fresh, a=lora(fresh.unet))
@@ -112,6 +118,7 @@ def test_a_name_that_is_taken_or_reserved_is_refused(fresh: Backbone, name: str)
         adapters.add(name, as_file(lora(fresh.unet)))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_trainable(fresh: Backbone) -> None:
     """Point 19."""
     adapters = with_loras(fresh, a=lora(fresh.unet))

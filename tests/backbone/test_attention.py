@@ -130,6 +130,7 @@ def check_against_matrices(
         assert relative(targets[name].output, wanted) < 1e-5, name
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("mix", ["probs", "qk"])
 @pytest.mark.parametrize("chosen", [SELF, CROSS, (*SELF, *CROSS)], ids=["self", "cross", "both"])
 @pytest.mark.parametrize("kappa", [0.0, 0.3, 1.0])
@@ -140,6 +141,7 @@ def test_every_attention_equals_its_matrices_and_layers_not_chosen_keep_their_ow
     check_against_matrices(shared, chosen, mix, kappa, contents=2, rows=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     kappa=st.floats(0, 1),
@@ -162,6 +164,7 @@ def injected(backbone: Backbone, carrier: Exchange, *, features: bool, kappa: fl
             return target_pass(backbone)
 
 
+@pytest.mark.slow
 def test_mixing_matrices_is_not_mixing_queries_and_keys(shared: Backbone) -> None:
     """Point 9: they meet at 0 and 1 only; at 1 both are the model without injection."""
 
@@ -177,6 +180,7 @@ def test_mixing_matrices_is_not_mixing_queries_and_keys(shared: Backbone) -> Non
     assert relative(with_mix("probs", 0.0), target_pass(shared)) > 1e-3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("tap", ["residual", "output"])
 @pytest.mark.parametrize("numbers", [(4,), tuple(range(4, 12)), (0,)], ids=str)
 def test_a_feature_is_replaced_where_its_tap_says(
@@ -205,6 +209,7 @@ def test_a_feature_is_replaced_where_its_tap_says(
     assert relative(ours, target_pass(shared)) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_taps_differ_by_the_shortcut(fresh: Backbone) -> None:
     """Point 13: only the residual tap leaves the target's own shortcut in place."""
 
@@ -329,6 +334,7 @@ def test_nothing_of_one_run_is_left_for_the_next(shared: Backbone) -> None:
         target_pass(shared)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("attribute", "value", "words"),
     [

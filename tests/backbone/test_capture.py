@@ -92,6 +92,7 @@ def test_only_what_was_asked_for_is_held(shared: Backbone, six: list[str]) -> No
     assert not captured.outputs
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("parts", [("queries",), ("keys", "values"), ("queries", "outputs")])
 def test_a_pass_that_stops_early_recorded_the_same(
     shared: Backbone, six: list[str], parts: tuple[str, ...]

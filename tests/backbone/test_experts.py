@@ -98,6 +98,7 @@ def test_a_new_expert_and_none_at_all_are_the_base() -> None:
         assert torch.equal(answer(model), base)
 
 
+@pytest.mark.slow
 def test_gradients_and_steps_change_the_active_expert_alone() -> None:
     found = experts("a", "b")
     base = {k: v.clone() for k, v in found._model.state_dict().items() if ".lora_" not in k}
@@ -164,6 +165,7 @@ def test_a_mix_is_the_sum_and_leaves_no_scale_behind() -> None:
         assert torch.allclose(answer(model), mixed, atol=1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", ["unet", "transformer"])
 def test_what_is_saved_the_stock_pipeline_loads_to_the_same_answer(
     kind: str, tmp_path: Path

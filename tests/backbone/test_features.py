@@ -59,6 +59,7 @@ def test_the_cleanest_level_weighs_most(shared: Backbone) -> None:
     assert not torch.allclose(decoder_features(shared, clean, 4).maps, backwards, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_fifteen_levels_are_those_of_the_paper(shared: Backbone) -> None:
     timesteps = shared.schedule.levels(15).timesteps
     assert list(timesteps) == list(range(1, 926, 66))
@@ -74,6 +75,7 @@ def test_weights_fall_and_sum_to_one() -> None:
     assert weights[14] == pytest.approx(0.02289, abs=5e-6)
 
 
+@pytest.mark.slow
 def test_pictures_in_one_batch_do_not_see_each_other(shared: Backbone) -> None:
     clean = noise(3, 4, 8, 8)
     together = decoder_features(shared, clean, 3)
@@ -83,6 +85,7 @@ def test_pictures_in_one_batch_do_not_see_each_other(shared: Backbone) -> None:
         torch.testing.assert_close(together.noise[row : row + 1], alone.noise, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_batch_that_passes_in_parts_gives_the_same(fresh: Backbone, rows: int) -> None:
     clean = noise(3, 4, 8, 8)
@@ -100,6 +103,7 @@ def test_no_level_leaves_the_latents_as_they_are(shared: Backbone) -> None:
     assert torch.equal(found.noise, clean)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("block", "cells"), [(0, 2), (1, 4), (2, 8), (3, 8)])
 def test_each_block_is_twice_as_fine_until_it_is_as_fine_as_latents(
     shared: Backbone, block: int, cells: int
@@ -136,6 +140,7 @@ def test_every_level_is_reported(shared: Backbone) -> None:
     assert len(levels) == 5
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("size", [(64, 64), (37, 50)])
 def test_the_block_of_stable_diffusion_has_640_channels_at_latent_size(
     size: tuple[int, int],

@@ -37,6 +37,7 @@ def convolutions(unet: torch.nn.Module, seed: int = 3) -> dict[str, torch.Tensor
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "weights", [{"a": 1.0}, {"b": -0.5}, {"a": 0.7, "b": 0.3}, {"b": 1.0, "c": 2.0}]
@@ -62,6 +63,7 @@ def test_merged_or_beside_the_weights_is_the_same(
     assert relative(ours, before) > 0.01
 
 
+@pytest.mark.slow
 def test_weight_zero_is_the_base_model_bit_for_bit(fresh: Backbone) -> None:
     before = outputs(fresh)
     adapters = fused(fresh, a=lora(fresh.unet), b=lora(fresh.unet, seed=2))
@@ -127,6 +129,7 @@ def test_copies_are_bounded_and_go_with_their_loras(
     assert relative(outputs(fresh), changed) > 0.01
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_added_to_in_float32() -> None:
     half = tiny.backbone(folder(), dtype=torch.bfloat16)
     tensors = lora(half.unet)
@@ -139,6 +142,7 @@ def test_half_precision_weights_are_added_to_in_float32() -> None:
     torch.testing.assert_close(found.float(), before + 0.3 * b @ a, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_lora_with_magnitudes_is_refused_and_leaves_no_trace(fresh: Backbone) -> None:
     tensors = lora(fresh.unet)
     for name in [name for name in tensors if name.endswith("lora_B.weight")]:

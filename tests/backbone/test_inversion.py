@@ -55,6 +55,7 @@ def test_the_pairing_of_the_reference_code_loses_less_than_the_other_one() -> No
     assert target < 0.9 * matched
 
 
+@pytest.mark.slow
 def test_one_refinement_pass_gains_a_factor_of_three_at_least() -> None:
     """Point 4."""
     plain, once = round_trip(50), round_trip(50, refine_iters=1)
@@ -194,6 +195,7 @@ def test_refinement_that_diverges_keeps_its_best_pass_and_says_so() -> None:
     assert float(refined.latents[-1].norm()) < 100 * float(refined.latents[0].norm())
 
 
+@pytest.mark.slow
 def test_a_batch_of_two_is_two_batches_of_one(shared: Backbone) -> None:
     clean = noise(2, 4, 8, 16)
     levels = shared.schedule.levels(3)
@@ -205,6 +207,7 @@ def test_a_batch_of_two_is_two_batches_of_one(shared: Backbone) -> None:
         torch.testing.assert_close(together[:, row : row + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_inverting_and_reconstructing_a_real_unet_is_the_reference(
     prediction: str, shared: Backbone, shared_velocity: Backbone

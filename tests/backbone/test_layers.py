@@ -61,6 +61,7 @@ def expected(blocks: list[int], resnets: int = 3) -> list[DecoderLayer]:
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("config", "depths", "first", "attention"),
     [

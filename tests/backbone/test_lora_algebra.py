@@ -36,6 +36,7 @@ def whole(pairs: Pairs) -> dict[str, Tensor]:
 WEIGHT = st.floats(-1, 2, allow_subnormal=False)
 
 
+@pytest.mark.slow
 @given(WEIGHT, WEIGHT, st.integers(1, 4), st.integers(1, 4))
 def test_delta_is_the_sum_of_the_products(w: float, v: float, k: int, m: int) -> None:
     one, other = made(1, k), made(2, m, c=(3, 3))
@@ -155,6 +156,7 @@ def test_weights_far_out_are_told_apart() -> None:
     assert algebra.outside([-1.01, 1, 2.5]) == [-1.01, 2.5]
 
 
+@pytest.mark.slow
 def test_delta_computes_what_two_weighted_adapters_do() -> None:
     """Spec 9, combination: PEFT's own sum in a UNet."""
     from stylecli.backbone import row_loras

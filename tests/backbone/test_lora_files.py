@@ -103,6 +103,7 @@ def merged(backbone: Backbone, tensors: dict[str, Tensor]) -> Tensor:
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_layout_means_the_same_weights(
     shared: Backbone, tensors: dict[str, Tensor], tmp_path: Path, write: Writer
@@ -141,6 +142,7 @@ def write_ours(
     return path
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
 def test_plain_diffusers_loads_what_we_write_to_the_same_outputs(
     shared: Backbone, tensors: dict[str, Tensor], tmp_path: Path, layout: Format
@@ -194,6 +196,7 @@ def test_diffusers_to_kohya_and_back_keeps_every_bit(
     ) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layout", ["kohya", "comfy"])
 def test_a_kohya_file_has_its_alphas_and_no_diffusers_metadata(
     tensors: dict[str, Tensor], tmp_path: Path, layout: Format
@@ -280,6 +283,7 @@ def test_a_peft_folder_without_its_config(
     refused(path, WeightsError, "cannot be read", shared.unet)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -308,6 +312,7 @@ def test_safetensors_that_are_no_lora(
     assert caught.value.fix
 
 
+@pytest.mark.slow
 def test_numbers_that_did_not_arrive_are_found(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     """Layers may be there with other numbers: names alone would not tell."""
     backbone = tiny.backbone(folder())
@@ -321,6 +326,7 @@ def test_numbers_that_did_not_arrive_are_found(tensors: dict[str, Tensor], tmp_p
         lora_files.check_matches(backbone.unet, "a", meant)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_lora_of_another_backbone(tmp_path: Path, write: Writer) -> None:
     """Wider text, so half of the layers have other shapes; the model is left as it was."""

@@ -188,6 +188,7 @@ FIRST: Mapping[tuple[str, Format], str] = {
 }
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("kind", "layout"), ROWS)
 def test_what_is_written_is_what_diffusers_loads(tmp_path: Path, kind: str, layout: Format) -> None:
     """Spec 4.2: every row by its key, by its numbers, and left without a trace."""
@@ -203,6 +204,7 @@ def test_what_is_written_is_what_diffusers_loads(tmp_path: Path, kind: str, layo
     assert (found.prefix, found.rank, found.flaw) == (prefix(kind), RANK, None)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_loaded_it_computes_what_the_hooks_do(tmp_path: Path, kind: str) -> None:
     """Spec 9, formats: the pipeline's adapter and the rows of a batch are one LoRA."""
@@ -238,6 +240,7 @@ def bad() -> Iterator[Any]:
             yield pytest.param("adapter-name", template, kind, "were made", id=f"{stem}-{kind}")
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("layout", "template", "kind", "words"), [*bad()])
 def test_the_layouts_that_load_as_nothing_are_named_and_refused(
     tmp_path: Path, layout: str, template: str, kind: str, words: str
@@ -275,6 +278,7 @@ def test_the_authors_own_files_of_z_image_load(tmp_path: Path, prefix: str, layo
     lora_trial.verify_load(model("z-image"), found.pairs, path)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_wrong_number_is_found(tmp_path: Path, kind: str) -> None:
     """By value: the layers are all there and all but one number is right."""
@@ -288,6 +292,7 @@ def test_one_wrong_number_is_found(tmp_path: Path, kind: str) -> None:
         lora_trial.verify_load(model(kind), pairs(kind), path)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_half_is_checked_as_fine_as_halves_are(
@@ -310,6 +315,7 @@ def test_a_layer_that_is_not_written_is_missed(tmp_path: Path, kind: str) -> Non
         lora_trial.verify_load(model(kind), pairs(kind), kept)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("kind", "layout"), ROWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_read_and_saved_again_is_the_same_to_the_bit(
@@ -345,6 +351,7 @@ def with_metadata(tensors: dict[str, Tensor], path: Path, **changes: Any) -> Non
 UNET = "unet.{path}.lora_{side}.weight"
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "save",
     [

@@ -53,6 +53,7 @@ def ours(backbone: Backbone, start: Tensor, *, guidance: float, steps: int) -> T
     return latents
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0, 10.5])
 @pytest.mark.parametrize("steps", [1, 7])
@@ -103,6 +104,7 @@ def test_decoding_divides_by_the_factor_and_stays_in_range(shared: Backbone) -> 
     assert (float(extreme.min()), float(extreme.max())) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_half_precision_weights_still_answer_in_float32() -> None:
     """Point 24: the latents' own type never changes."""
     half = tiny.backbone(folder(), dtype=torch.bfloat16)
@@ -119,6 +121,7 @@ def test_everything_is_frozen_and_in_eval_mode(shared: Backbone) -> None:
         assert not [name for name, p in part.named_parameters() if p.requires_grad]
 
 
+@pytest.mark.slow
 def test_loading_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the hub would be reachable."""
     import huggingface_hub.constants
@@ -156,6 +159,7 @@ def own_name(model: Path, part: str) -> str:
     return name
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", WEIGHTS)
 @pytest.mark.parametrize("fault", ["missing", "unknown", "of another shape"])
 def test_a_tensor_that_is_not_as_it_should_be_is_named(copy: Path, part: str, fault: str) -> None:
@@ -177,6 +181,7 @@ def test_a_tensor_that_is_not_as_it_should_be_is_named(copy: Path, part: str, fa
     assert fault in message
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_the_other_missing_tensors_are_counted(copy: Path, part: str) -> None:
     file = copy / WEIGHTS[part]
@@ -186,6 +191,7 @@ def test_the_other_missing_tensors_are_counted(copy: Path, part: str) -> None:
     assert "is missing (and 2 more)" in refused(copy).what
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", WEIGHTS)
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
 def test_a_file_cut_short_is_refused(copy: Path, part: str, keep: float) -> None:
@@ -208,12 +214,14 @@ def test_a_pickle_is_not_opened(copy: Path, part: str) -> None:
     assert "pytorch_model.bin is a pickle" in message
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", [*WEIGHTS, "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(copy: Path, part: str) -> None:
     shutil.rmtree(copy / part)
     assert part in refused(copy).what
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "file",
     [

@@ -60,6 +60,7 @@ def is_away(module: Any, before: dict[str, Tensor]) -> set[bool]:
     }
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", ["parts", "blocks"])
 def test_every_verb_gives_the_same_bits(away: Away, kind: str) -> None:
     plain, other = tiny.backbone(folder()), tiny.backbone(folder())
@@ -73,6 +74,7 @@ def test_every_verb_gives_the_same_bits(away: Away, kind: str) -> None:
     assert away.copied
 
 
+@pytest.mark.slow
 def test_one_part_is_there_at_a_time_and_stays_until_another_is_asked_for(away: Away) -> None:
     backbone = tiny.backbone(folder())
     parts = (backbone.text_encoder, backbone.vae, backbone.unet)
@@ -99,6 +101,7 @@ def test_one_part_is_there_at_a_time_and_stays_until_another_is_asked_for(away: 
     assert away.copied.count("away") == copied_back
 
 
+@pytest.mark.slow
 def test_only_the_block_at_work_is_there(away: Away) -> None:
     backbone = tiny.backbone(folder())
     unet = backbone.unet
@@ -173,6 +176,7 @@ def test_loras_that_are_added_later_and_passes_that_end_early_go_along(
         assert is_away(other.unet.up_blocks[1], before) == {True}
 
 
+@pytest.mark.slow
 def test_what_a_backward_pass_wants_stays_until_it_is_over(away: Away) -> None:
     def gradient(backbone: Backbone) -> Tensor:
         latents = noise(1, 4, 8, 8).requires_grad_()
@@ -186,6 +190,7 @@ def test_what_a_backward_pass_wants_stays_until_it_is_over(away: Away) -> None:
     assert torch.equal(gradient(plain), gradient(other))
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_the_device_is_not_lost(away: Away) -> None:
     backbone = tiny.backbone(folder())
     waiting(backbone, "blocks")
@@ -202,6 +207,7 @@ def test_what_was_trained_on_the_device_is_not_lost(away: Away) -> None:
     assert {float(value) for p in trained for value in p.detach().flatten()} == {-0.25}
 
 
+@pytest.mark.slow
 def test_a_device_that_is_full_half_way_leaves_everything_as_it_was(
     away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +228,7 @@ def test_a_device_that_is_full_half_way_leaves_everything_as_it_was(
     assert torch.equal(plain.decode(noise(1, 4, 8, 8)), backbone.decode(noise(1, 4, 8, 8)))
 
 
+@pytest.mark.slow
 def test_on_a_cpu_there_is_nothing_to_spare(fresh: Backbone) -> None:
     tuning.tune(fresh, Device(offload="blocks"))
     assert fresh.offload is None

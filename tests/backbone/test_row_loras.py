@@ -52,6 +52,7 @@ def in_passes(backbone: Backbone, adapters: Adapters, slots: Sequence[int | None
     return found
 
 
+@pytest.mark.slow
 @given(slots=st.lists(st.none() | st.integers(0, len(LOOKS) - 1), min_size=1, max_size=7))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_what_a_pass_with_its_lora_makes_of_it(
@@ -64,6 +65,7 @@ def test_every_row_is_what_a_pass_with_its_lora_makes_of_it(
     assert relative(ours, in_passes(backbone, adapters, slots)) < 1e-5
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "slots",
     [
@@ -102,6 +104,7 @@ def test_rows_in_chunks_are_what_they_are_together(
     assert relative(torch.cat(parts), whole) < 1e-6
 
 
+@pytest.mark.slow
 def test_one_lora_of_the_trained_kind_is_pefts_to_the_bit(fresh: Backbone) -> None:
     """So that a training by rows begins where one by PEFT does."""
     tensors = lora(fresh.unet)
@@ -140,6 +143,7 @@ def test_what_peft_has_in_use_acts_beside_it(
         assert relative(ours[1:], predict(backbone, 2)[1:]) < 1e-5
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_of_a_row_reach_its_own_factors_alone(
     fresh: Backbone, checkpointing: bool
@@ -198,6 +202,7 @@ def test_a_reentrant_checkpoint_around_a_learning_lora_is_an_error(is_first: boo
         model(x).sum().backward()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_is_what_it_is_with_peft(fresh: Backbone, autocast: bool) -> None:
     fresh.unet.to(torch.bfloat16)
@@ -223,6 +228,7 @@ def test_half_precision_is_what_it_is_with_peft(fresh: Backbone, autocast: bool)
     assert relative(ours, torch.stack(theirs)) < 0.1 * relative(base, torch.stack(theirs))
 
 
+@pytest.mark.slow
 def test_factors_lie_as_the_contract_says(fresh: Backbone) -> None:
     one, other = lora(fresh.unet, rank=2), lora(fresh.unet, rank=3, seed=2)
     factors = Factors.stacked([pairs(one, scale=0.5), pairs(other)])
@@ -245,6 +251,7 @@ def convolution(unet: Any) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_layers_that_rows_cannot_share_are_named(fresh: Backbone) -> None:
     tensors = convolution(fresh.unet)
     with pytest.raises(UsageError, match=r"resnets\.0\.conv1 is not") as caught:
@@ -272,6 +279,7 @@ def test_only_of_a_unet_passes_are_advised() -> None:
     assert "passes" not in caught.value.fix + named.value.fix
 
 
+@pytest.mark.slow
 def test_factors_of_another_model_are_refused(fresh: Backbone) -> None:
     tensors = lora(fresh.unet)
     wrong = {key.replace("attentions.0", "attentions.9"): value for key, value in tensors.items()}

@@ -139,6 +139,7 @@ def test_lcm_has_as_many_timesteps_as_it_was_distilled_with() -> None:
     assert "gallery.timesteps=trailing" in caught.value.fix
 
 
+@pytest.mark.slow
 @given(
     timesteps=st.lists(st.integers(0, 999), min_size=1, max_size=30, unique=True),
     data=st.data(),

@@ -19,6 +19,7 @@ from tests import tiny
 from tests.small import lora, noise, outputs, relative, with_loras
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_pictures_in_chunks_are_those_pictures(fresh: Backbone, rows: int) -> None:
     """Each chunk gives what it gives alone, and together they are all there."""
@@ -35,6 +36,7 @@ def test_pictures_in_chunks_are_those_pictures(fresh: Backbone, rows: int) -> No
     torch.testing.assert_close(decoded, whole)
 
 
+@pytest.mark.slow
 def test_tuning_again_with_the_usual_settings_is_as_if_nothing_had_been(fresh: Backbone) -> None:
     def all_of_it() -> list[torch.Tensor]:
         return [outputs(fresh), fresh.decode(noise(2, 4, 24, 24))]
@@ -51,6 +53,7 @@ def test_tuning_again_with_the_usual_settings_is_as_if_nothing_had_been(fresh: B
     assert relative(lowered[0], before[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_layout_changes_no_more_than_last_bits(fresh: Backbone) -> None:
     unet = outputs(fresh)
     pictures = fresh.decode(noise(2, 4, 8, 8))
@@ -77,6 +80,7 @@ def test_pictures_no_larger_than_a_tile_have_the_same_bits(fresh: Backbone) -> N
     assert all(torch.equal(a, b) for a, b in zip(tiled, whole, strict=True))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [8, 20, 32, 44, (64, 48), 4096])
 @pytest.mark.parametrize("height", [40, 64, 72, 104])
@@ -223,6 +227,7 @@ def test_hooks_gradients_and_injected_features_are_those_of_the_model_as_written
     assert len(counted) == graphs
 
 
+@pytest.mark.slow
 def test_what_is_off_again_is_as_it_was(
     even: Backbone, one_block: None, counted: list[str]
 ) -> None:
@@ -236,6 +241,7 @@ def test_what_is_off_again_is_as_it_was(
     assert not [m for m in even.unet.modules() if "forward" in m.__dict__]
 
 
+@pytest.mark.slow
 def test_more_shapes_than_are_compiled_are_said_once_and_run_as_written(
     even: Backbone, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def raising(error: BaseException) -> Callable[[], object]:
 # Exit statuses.
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", TREE)
 def test_every_error_ends_with_two_lines_and_its_own_status(
     kind: type[StyleError], style: Style, during: Callable[..., None]
@@ -138,6 +139,7 @@ def validate(*recipes: object, stdout: int, stderr: int = subprocess.PIPE) -> tu
     return done.returncode, done.stderr or ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_neither_stops_the_work_nor_changes_its_status(
     tmp_path: Path,
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_reader_that_leaves_early_neither_stops_the_work_nor_changes_its_statu
     os.close(writer)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_results_that_cannot_be_written_are_said_once_and_end_with_1() -> None:
     with Path("/dev/full").open("w") as full:
@@ -162,6 +165,7 @@ def test_results_that_cannot_be_written_are_said_once_and_end_with_1() -> None:
     ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -255,6 +259,7 @@ def test_style_alone_shows_what_it_can_do(style: Style) -> None:
     assert alone.out.strip() == asked.out.strip()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_a_help_page_is_one_screen_and_ends_with_two_examples(
     command: object, style: Style
@@ -272,6 +277,7 @@ def whole_program() -> object:
     return get_command(app)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("line", [line for command in COMMANDS for line in command.run.examples])
 def test_every_example_parses(line: str, whole_program: object) -> None:
     program, *arguments = shlex.split(line.partition(" > ")[0])
@@ -283,6 +289,7 @@ def test_every_example_parses(line: str, whole_program: object) -> None:
     assert command.make_context(command.name, arguments).params  # type: ignore[attr-defined]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_there_for_every_shell(shell: str) -> None:
     environ = {**os.environ, "_STYLE_COMPLETE": f"source_{shell}"}

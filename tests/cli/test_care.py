@@ -14,6 +14,7 @@ from stylecli.recipe.load import load, shipped
 from tests.conftest import Style
 
 
+@pytest.mark.slow
 def test_recipes_list_names_all(style: Style) -> None:
     assert [line.split()[0] for line in style("recipes", "list").out.splitlines()] == list(
         shipped()
@@ -97,6 +98,7 @@ def test_cache_list_sums_up_by_kind(style: Style) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_cache_list_tells_how_much_it_may_hold(
     style: Style, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +137,7 @@ def test_what_nobody_will_resume_is_pruned_too(style: Style, cache: Path) -> Non
     assert kept(cache) == [".d.part", "a"]
 
 
+@pytest.mark.slow
 def test_the_cache_is_listed_without_torch() -> None:
     code = (
         "import sys; from stylecli.cli.app import main; "

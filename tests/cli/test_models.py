@@ -92,6 +92,7 @@ def test_models_list_loads_no_library_of_models() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_metric_weights_are_pulled_then_verified(
     style: Style, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_metric_weights_are_pulled_then_verified(
     assert (changed.status, digest[:12] in changed.err, changed.out) == (4, True, "")
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_absent_metric_weights_end_with_4_and_name_file_and_place(
     name: str, style: Style, bare: Path
@@ -147,6 +149,7 @@ def test_a_folder_for_metric_weights_takes_no_backbone(verb: str, style: Style, 
     assert (done.status, "--weights-dir" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_verify_compares_every_recorded_hash(style: Style, backbone: Path) -> None:
     weights = backbone / "weights.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

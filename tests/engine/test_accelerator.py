@@ -202,6 +202,7 @@ def test_words_are_drawn_with_it(desk: Desk) -> None:
     assert differs(on, off)
 
 
+@pytest.mark.slow
 def test_it_counts_as_an_input_and_older_keys_are_as_they_were(desk: Desk) -> None:
     def key(**more: Any) -> str:
         return desk.transfer(**more).plan.jobs[0].key
@@ -222,6 +223,7 @@ def test_it_counts_as_an_input_and_older_keys_are_as_they_were(desk: Desk) -> No
     assert [item.role for item in job.inputs] == ["content", "lora", "accelerator"]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -287,6 +289,7 @@ def test_it_stays_in_the_model_while_looks_come_and_go(
     assert len(added) == len(set(added)) == len(desk.loras) + 1
 
 
+@pytest.mark.slow
 def test_one_that_does_not_fit_is_refused_before_any_work(desk: Desk) -> None:
     wide = {
         name: torch.cat([tensor, tensor], dim=1) if ".lora_A." in name else tensor

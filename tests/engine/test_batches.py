@@ -113,6 +113,7 @@ def test_regions_of_fixed_masks_are_painted_together(photos: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_inversions_and_words_come_in_batches_too(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

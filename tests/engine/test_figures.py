@@ -163,6 +163,7 @@ def test_what_decides_a_grid_is_its_cells_and_not_how_they_were_typed() -> None:
 # Ablations.
 
 
+@pytest.mark.slow
 @given(st.integers(1, 120), st.sampled_from(list(ablations.ABLATIONS)))
 def test_an_ablation_fits_any_number_of_steps(steps: int, name: str) -> None:
     sampling, injection = Sampling(steps=steps), Injection(feature_steps=0, attn_steps=0)
@@ -261,6 +262,7 @@ def test_a_trend_is_that_of_growing_numbers(
     assert course in trend.sentence()
 
 
+@pytest.mark.slow
 @given(st.integers(2, 4), st.integers(2, 4), st.lists(st.floats(0, 9), min_size=16, max_size=16))
 def test_along_one_axis_stands_the_mean_over_the_other(
     height: int, width: int, values: list[float]

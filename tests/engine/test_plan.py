@@ -68,6 +68,7 @@ def test_every_field_that_shapes_a_picture_counts() -> None:
     assert set(with_masks["sampling"]) - set(without["sampling"]) == asking.OF_REGIONS - {"regions"}
 
 
+@pytest.mark.slow
 @given(
     names=st.lists(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=30, unique=True),
     count=st.integers(1, 7),

@@ -25,6 +25,7 @@ def session(device: Device, kind: str = "cpu") -> Session:
     return Session(recipe, context, registry.find(str(folder())), folder())
 
 
+@pytest.mark.slow
 def test_a_cpu_has_two_steps_and_the_model_follows() -> None:
     opened = session(Device())
     assert opened.backbone.tuned == {}
@@ -74,6 +75,7 @@ def test_what_is_on_already_is_no_step() -> None:
     assert [opened.step_down(), opened.step_down()] == ["one row at a time", None]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("offload", "wanted"), [("none", ["parts", "blocks"]), ("parts", ["blocks"]), ("blocks", [])]
 )

@@ -120,6 +120,7 @@ def test_an_architecture_with_plain_gelu_is_refused(model: nn.Module) -> None:
     assert "open-clip-torch" in no.value.fix
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("tower", ["visual.transformer", "transformer"])
 @pytest.mark.parametrize("activation", [nn.GELU, nn.ReLU])
 def test_a_single_layer_with_another_activation_is_found(
@@ -212,6 +213,7 @@ def picture(height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.fromarray(coarse).resize((width, height))))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("height", "width"),
     [(224, 224), (300, 200), (97, 350), (37, 41), (450, 225), (301, 226), (160, 360)],
@@ -233,6 +235,7 @@ def test_pictures_are_prepared_as_pillow_and_arithmetic_say(height: int, width: 
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("height", "width"), [(300, 200), (97, 350), (37, 41), (301, 226), (160, 360)]
 )

@@ -195,6 +195,7 @@ def test_the_root_of_rounding_is_left_out() -> None:
     assert frechet_distance(Moments.of(x), Moments.of(y)) == pytest.approx(exact, rel=1e-11)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("n", "m"), [(1, 9), (9, 1), (1, 1)])
 @pytest.mark.parametrize("d", [1, 3])
 def test_one_picture_is_no_set(n: int, m: int, d: int) -> None:
@@ -385,6 +386,7 @@ def test_a_line_in_one_over_n_is_followed_to_its_end(limit: float, slope: float)
     assert found == pytest.approx(limit, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("lpips", "fid", "printed"), [*DIFFSTYLER.values(), *STYLEGALLERY.values()]
 )

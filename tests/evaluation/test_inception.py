@@ -135,6 +135,7 @@ def test_art_inception_lacking_a_block_is_refused(trunk: Tensors) -> None:
     assert caught.value.fix
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("key", ["fc.weight", "AuxLogits.fc.weight", "fc3.weight", "Mixed_8a.bias"])
 def test_art_inception_with_a_part_of_another_network_is_refused(trunk: Tensors, key: str) -> None:
     """`fc` and `AuxLogits` are ImageNet's, whose features are on another scale."""

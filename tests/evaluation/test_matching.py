@@ -71,6 +71,7 @@ def test_descriptors_are_means_and_deviations_of_the_cells() -> None:
             torch.testing.assert_close(found[4 * row + column], wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (37, 50), (16, 33)])
 def test_cells_of_any_map_end_where_the_grid_says(height: int, width: int) -> None:
     drawn = torch.Generator().manual_seed(1)

@@ -45,6 +45,7 @@ def lpips_bg(network: Lpips, output: Tensor, content: Tensor, mask: Tensor) -> f
     return regional.background_mean(network.map(output, content, value_range=UNIT)[0], mask)
 
 
+@pytest.mark.slow
 def test_the_papers_form_looks_into_the_region_and_the_strict_one_does_not(
     network: Lpips,
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_band_grows_by_its_width_in_every_direction() -> None:
     assert grown[7:14, 7:14].min() == 1
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000))
 def test_the_background_error_does_not_see_the_region(seed: int) -> None:
     content, mask = picture(seed, 20, 16), torch.zeros(20, 16)

@@ -104,6 +104,7 @@ def test_resamples_that_hit_no_row_are_left_out() -> None:
     assert found.se == pytest.approx(np.std(means, ddof=1), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_crossed_limits_see_what_row_limits_miss_by_a_factor_of_five() -> None:
     """The standard error of the grid's mean is sqrt(.01 / 20 + .01 / 40 + .0025 / 800) = .0274."""
     truth = math.sqrt(0.1**2 / 20 + 0.1**2 / 40 + 0.05**2 / 800)
@@ -119,6 +120,7 @@ def test_crossed_limits_see_what_row_limits_miss_by_a_factor_of_five() -> None:
     assert max(by_rows) < 0.007
 
 
+@pytest.mark.slow
 def test_ninety_five_percent_limits_hold_the_truth_about_as_often() -> None:
     contents, styles = grid(20, 40)
     held = 0
@@ -266,6 +268,7 @@ def test_values_without_keys_are_refused() -> None:
         mean_interval([1.0, 2.0], ["a", "b"], ["a"], seed=0)
 
 
+@pytest.mark.slow
 def test_ten_thousand_resamples_cost_less_than_a_thousand_plain_ones() -> None:
     contents, styles = grid(20, 40)
     values, random = crossed(0), Random(0)
@@ -367,6 +370,7 @@ def test_flips_of_few_clusters_cannot_be_significant() -> None:
     assert math.isnan(sign_flip_p([1.0, math.nan], ["a", "b"], seed=0))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("clusters", [12, 30])
 def test_under_the_null_p_is_uniform(clusters: int) -> None:
     """Exact and drawn flips; a cluster's rows share an effect that row tests would mistake."""
@@ -441,6 +445,7 @@ def frechet(features: Sequence[Sequence[float]], mean: float) -> float:
     return float(shift @ shift + np.trace(covariance) + sample.shape[1] - 2 * root)
 
 
+@pytest.mark.slow
 def test_the_jackknife_of_a_frechet_distance_is_near_the_spread_of_new_samples() -> None:
     """Forty contents of ten outputs each, which share an effect; groups are whole contents."""
     random = np.random.default_rng(0)

@@ -145,6 +145,7 @@ def test_weak_finds_are_dropped_by_the_threshold() -> None:
     assert len(open_) > 1
 
 
+@pytest.mark.slow
 def test_no_words_part_the_whole_picture() -> None:
     results = finder().segment(drawing(), [])
     total = torch.stack([one.mask for one in results]).sum(dim=0)
@@ -154,6 +155,7 @@ def test_no_words_part_the_whole_picture() -> None:
     assert all(one.prompt == "" for one in results)
 
 
+@pytest.mark.slow
 def test_the_parts_of_noise_meet_everywhere() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     parts = Clusters(setup(little(), clusters=4)).segment(Image.fromarray(noise), [])
@@ -194,6 +196,7 @@ def test_only_points_to_leave_out_find_nothing() -> None:
     assert finder().segment_at(drawing(), points=[(5, 5, False)]) == []
 
 
+@pytest.mark.slow
 def test_a_flat_picture_is_one_region() -> None:
     flat = Image.new("RGB", (64, 48), (90, 120, 200))
     (whole,) = Clusters(setup()).segment(flat, [])

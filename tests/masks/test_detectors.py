@@ -63,6 +63,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("size", [(50, 30), (24, 61)])
 def test_masks_have_the_size_of_the_picture_and_lie_in_the_unit_interval(
     make: Make, size: tuple[int, int]
@@ -109,6 +110,7 @@ def test_words_of_two_prompts_do_not_share_a_box() -> None:
     assert torch.equal(best_token(fits, ids, 1012), torch.tensor([[0.6, 0.5], [0.0, 0.7]]))
 
 
+@pytest.mark.slow
 def test_grounding_dinos_boxes_are_those_of_its_own_processor(
     grounded: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_what_needs_words_says_so(name: str, request: pytest.FixtureRequest) -> 
         request.getfixturevalue(name)().segment(picture(), [])
 
 
+@pytest.mark.slow
 def test_words_too_many_or_none_are_refused(grounded: Make, sam3: Make) -> None:
     with pytest.raises(UsageError, match="32 tokens"):
         grounded().segment(picture(), ["deer"] * 20)
@@ -239,6 +242,7 @@ def test_words_too_many_or_none_are_refused(grounded: Make, sam3: Make) -> None:
         sam3().segment(picture(), ["deer " * 40])
 
 
+@pytest.mark.mostly_slow
 def test_equal_pictures_make_equal_masks(make: Make) -> None:
     one, other = (make().segment(picture(), ["deer"]) for _ in range(2))
     assert [found.score for found in one] == [found.score for found in other]
@@ -288,6 +292,7 @@ def test_a_missing_tensor_is_named_and_not_drawn_at_random(folder: Path, tmp_pat
         ClipSeg(setup(model=str(tmp_path / "torn"))).segment(picture(), ["deer"])
 
 
+@pytest.mark.slow
 def test_distinct_boxes_are_those_of_greedy_suppression() -> None:
     random = torch.Generator().manual_seed(0)
     corners = torch.rand(30, 2, 2, generator=random).sort(dim=1).values
@@ -308,6 +313,7 @@ def test_distinct_boxes_are_those_of_greedy_suppression() -> None:
     assert distinct(boxes, scores, 0.4) == wanted  # type: ignore[arg-type]
 
 
+@pytest.mark.mostly_slow
 def test_a_picture_of_one_pixel_is_no_crash(make: Make) -> None:
     for one in make().segment(Image.new("RGB", (1, 1)), ["deer"]):
         assert tuple(one.mask.shape) == (1, 1)

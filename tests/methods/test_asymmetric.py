@@ -68,6 +68,7 @@ def predicted(mode: str, latents: Tensor, looks: list[Look], max_rows: int | Non
         backbone.max_rows = None
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "max_rows", [None, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (1, 3))]
 )

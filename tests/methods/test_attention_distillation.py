@@ -107,6 +107,7 @@ def test_one_update_is_adams_first_step() -> None:
     assert torch.equal(scaled, latents)
 
 
+@pytest.mark.slow
 def test_its_updates_are_those_of_the_reference(shared: Backbone) -> None:
     """Through the whole model, with a style of another size; Adam's moments go on."""
     content, style = noise(1, 4, 8, 8), noise(1, 4, 8, 16, seed=1)
@@ -131,6 +132,7 @@ def test_a_content_that_is_its_own_style_stays(shared: Backbone) -> None:
     assert torch.equal(found, content)
 
 
+@pytest.mark.slow
 def test_updates_come_nearer_to_the_styles_attention(shared: Backbone) -> None:
     content, style = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
     null = shared.encode_prompt([""]).clone()
@@ -148,6 +150,7 @@ def test_updates_come_nearer_to_the_styles_attention(shared: Backbone) -> None:
     assert loss_of(made) < loss_of(content)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "change",
     [{"lr": 0.01}, {"content_weight": 2.0}, {"scale": 2.0}, {"layers": (11,)}, {"iterations": 2}],
@@ -160,6 +163,7 @@ def test_every_setting_changes_the_result(shared: Backbone, change: dict[str, ob
     assert relative(other, usual) > 1e-4
 
 
+@pytest.mark.slow
 def test_checkpoints_change_no_bit_and_are_taken_out_again(shared: Backbone) -> None:
     content, style = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
     (usual,) = distil(shared, content, [style], SETTINGS)
@@ -169,6 +173,7 @@ def test_checkpoints_change_no_bit_and_are_taken_out_again(shared: Backbone) -> 
     assert not shared.unet.is_gradient_checkpointing
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_what_is_made_beside_it(shared: Backbone) -> None:
     content, style, other = (noise(1, 4, 8, 8, seed=i) for i in range(3))
     (alone,) = distil(shared, content, [style], SETTINGS)
@@ -179,6 +184,7 @@ def test_a_result_does_not_depend_on_what_is_made_beside_it(shared: Backbone) ->
     assert relative(batch[1:], alone) < 1e-4
 
 
+@pytest.mark.slow
 def test_an_update_costs_two_rows_more_than_its_own(shared: Backbone) -> None:
     """Content and style beside it; none of the three reaches the end of the model."""
     rows, ends = [], []

@@ -130,6 +130,7 @@ def written_out(
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("preset", "tail", "mix", "guidance"),
     [
@@ -185,6 +186,7 @@ def test_every_setting_of_the_comparison_changes_the_result(epsilon: Styled) -> 
             assert relative(result, another) > 1e-4, (name, other)
 
 
+@pytest.mark.slow
 def test_one_thing_in_charge_of_the_layout_and_another_of_the_look(epsilon: Styled) -> None:
     """Point 10: with queries and keys all the source's, their LoRA is idle and that of V is not."""
     locked = injection(feature_steps=0, attn_steps=STEPS)
@@ -239,6 +241,7 @@ def test_thresholds_of_zero_are_plain_lora_sampling(epsilon: Styled, guidance: f
     assert relative(epsilon.transfer(look(guidance), ramp), ours) > 1e-3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_lora_and_full_injection_reproduce_the_reconstruction(
     epsilon: Styled, preset: str
@@ -316,6 +319,7 @@ def counting(unet: Any) -> Iterator[list[int]]:
         hook.remove()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("guidance", "changes", "source", "target", "total"),
     [
@@ -345,6 +349,7 @@ def test_rows_are_the_papers_count(
     assert len(rows) == 50 + source + 50, "one pass of each kind a step, or none"
 
 
+@pytest.mark.slow
 def test_equal_prompts_cost_one_row(epsilon: Styled) -> None:
     with counting(epsilon.backbone.unet) as rows:
         same = epsilon.transfer(look(negative=PROMPT), NOTHING)
@@ -352,6 +357,7 @@ def test_equal_prompts_cost_one_row(epsilon: Styled) -> None:
     assert torch.equal(same, epsilon.transfer(look(1.0), NOTHING))
 
 
+@pytest.mark.slow
 def test_afterwards_the_model_is_the_base_model(epsilon: Styled) -> None:
     """Point 19: after success, and after an interruption in the middle."""
     unet = epsilon.backbone.unet
@@ -374,6 +380,7 @@ def test_afterwards_the_model_is_the_base_model(epsilon: Styled) -> None:
     assert not [name for name, p in unet.named_parameters() if p.requires_grad]
 
 
+@pytest.mark.slow
 def test_the_source_never_sees_the_lora(epsilon: Styled) -> None:
     """Point 11: every source pass answers as the base model, while the LoRA is on for the rest."""
     backbone, trajectory = epsilon.backbone, epsilon.trajectory
@@ -461,6 +468,7 @@ def test_a_layer_that_is_not_there_is_refused(epsilon: Styled) -> None:
         epsilon.transfer(look(), injection(feature_layers=(12,)))
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_a_number_is_an_error(epsilon: Styled) -> None:
     broken = Trajectory(epsilon.trajectory.levels, epsilon.trajectory.latents * float("nan"))
     with pytest.raises(ItemError, match="NaN or infinity"):

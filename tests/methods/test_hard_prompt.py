@@ -162,6 +162,7 @@ def test_the_score_is_that_of_the_text(language: Language) -> None:
     assert found.score >= found.start_score
 
 
+@pytest.mark.slow
 def test_the_longer_the_search_the_better_or_equal_its_end(pocket: Language) -> None:
     target = unit(1, width(pocket), seed=2)
     runs = [find(pocket, target, length=4, steps=steps, starts=2) for steps in (0, 1, 5, 20, 60)]
@@ -216,6 +217,7 @@ def test_a_prompt_that_does_not_survive_its_text_is_never_chosen(pocket: Languag
     assert found.text == find(mended, target, length=3, steps=0).text != free.text
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ["style.png", "styles/ink.png"])
 def test_found_words_beat_the_phrases_that_the_model_learned_from(
     clip: PocketClip, pocket: Language, name: str

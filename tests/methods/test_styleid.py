@@ -71,6 +71,7 @@ def test_equal_features_at_temperature_one_are_plain_attention(gamma: float, see
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_it_is_what_the_reference_does(
     prediction: str, shared: Backbone, shared_velocity: Backbone
@@ -94,6 +95,7 @@ def test_it_is_what_the_reference_does(
     assert relative(found, wanted) < 1e-5
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "change", [{"gamma": 0.2}, {"temperature": 3.0}, {"adain": False}, {"layers": (9, 10, 11)}]
 )
@@ -132,6 +134,7 @@ def test_a_result_does_not_depend_on_what_is_made_beside_it(
     assert relative(batch[1:], alone) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_step_costs_a_row_of_the_content_and_two_of_every_style(
     shared: Backbone, content: Trajectory, style: Trajectory
 ) -> None:

@@ -25,6 +25,7 @@ from tests.small import base_unet, noise
 FAMILIES = [name for name, family in glyphs.FAMILIES.items() if not family.is_held_out][:6]
 CONTENTS = ("airplane", "red-apple", "snail")
 BLUE = {"airplane": 40, "red-apple": 125, "snail": 210}
+TOKENIZER = words.load(edit.BASE / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +88,30 @@ class Mute(Speaker):
         return torch.stack([self._said[prompt] for prompt in prompts])
 
 
-def part(shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, EditPart]:
+def tiny_encoder() -> CLIPTextModel:
+    """Of as many words as pocket's, and as wide as the tiny UNet listens."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(TOKENIZER),
+                hidden_size=32,
+                intermediate_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=words.MAX_TOKENS,
+            )
+        ).eval()
+
+
+def part(
+    shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch, *, listens: bool = False
+) -> tuple[Any, EditPart]:
     monkeypatch.setattr(edit_part, "FIXED_ROWS", 5)
-    unet = base_unet()
-    changes = Changes(unet, 4, chance())
-    return unet, EditPart(unet, changes, Mute(), shards, batch=3)
+    unet, encoder = base_unet(), tiny_encoder()
+    changes = Changes(unet, encoder, 4, chance())
+    speaker = Speaker(TOKENIZER, encoder) if listens else Mute()
+    return unet, EditPart(unet, changes, speaker, shards, batch=3)
 
 
 def test_every_edit_of_a_scene_is_true(world: World) -> None:
@@ -204,16 +224,16 @@ def test_changes_are_none_at_first_and_the_file_holds_what_they_become(
     file = tmp_path / "editor" / DELTA
     assert (tmp_path / "editor" / "SHA256SUMS").read_text().endswith(f"  {DELTA}\n")
     loaded = base_unet()
-    deltas.apply(loaded, deltas.read(file), file, base_fingerprint="f")
+    deltas.apply(loaded, tiny_encoder(), deltas.read(file), file, base_fingerprint="f")
     torch.testing.assert_close(loaded(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
     # Training goes on from what shipped.
     other, again = part(shards, monkeypatch)
     again.module.take_up(deltas.read(file).tensors)
     torch.testing.assert_close(other(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
     larger = base_unet()
-    Changes(larger, 9, chance()).take_up(deltas.read(file).tensors)
+    Changes(larger, tiny_encoder(), 9, chance()).take_up(deltas.read(file).tensors)
     torch.testing.assert_close(larger(seen, 9, embeds).sample, trained, atol=0.02, rtol=0.02)
-    smaller = Changes(base_unet(), 2, chance())
+    smaller = Changes(base_unet(), tiny_encoder(), 2, chance())
     with pytest.raises(WeightsError, match="the editor that ships has another"):
         smaller.take_up(deltas.read(file).tensors)
 
@@ -258,6 +278,7 @@ def test_figures_are_of_scenes_that_training_never_draws(
     assert max(drawn) < len(shards[-1].rows) - 5
 
 
+@pytest.mark.slow
 def test_an_editor_of_another_base_does_not_ship(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +287,7 @@ def test_an_editor_of_another_base_does_not_ship(
     edit.ship(tmp_path)
     assert not shipped.exists(), "nothing was trained"
     assert edit.editor_in(tmp_path) is None
-    changes = Changes(base_unet(), 1, chance())
+    changes = Changes(base_unet(), tiny_encoder(), 1, chance())
     edit.write(changes, tmp_path / edit.FOLDER, base_fingerprint="other")
     with pytest.raises(UsageError, match="changes other, and what ships is"):
         edit.ship(tmp_path)
@@ -277,23 +298,30 @@ def test_an_editor_of_another_base_does_not_ship(
     assert {file.name for file in shipped.iterdir()} == {DELTA, "SHA256SUMS"}
 
 
-def test_what_is_said_once_is_not_said_again() -> None:
-    calls: list[int] = []
-    tokenizer = words.load(edit.BASE / "tokenizer")
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=words.MAX_TOKENS,
-        )
-    ).eval()
-    encoder.register_forward_pre_hook(lambda _m, inputs: calls.append(len(inputs[0])))
-    speaker = Speaker(tokenizer, encoder)
-    first = speaker(["a cat", "a dog", "a cat"])
+@pytest.mark.slow
+def test_the_text_encoder_learns_too_and_the_file_holds_it(
+    shards: list[edits.Shard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, made = part(shards, monkeypatch, listens=True)
+    said = ["a cat", "cyberpunk", "a cat"]
+    first = made._speaker(said)
     assert torch.equal(first[0], first[2])
     assert not torch.equal(first[0], first[1])
-    speaker(["a dog", ""])
-    assert calls == [2, 1]
+    run = loop.start(made, loop.Settings(steps=3, learning_rate=0.05), tmp_path / "run")
+    run.advance()
+    run.advance()
+    learned = made._speaker(said)
+    assert not torch.allclose(learned, first, atol=1e-3)
+    edit.write(made.module, tmp_path / "editor", base_fingerprint="f")
+    file, loaded = tmp_path / "editor" / DELTA, tiny_encoder()
+    assert not torch.allclose(Speaker(TOKENIZER, loaded)(said), learned, atol=1e-3)
+    deltas.apply(base_unet(), loaded, deltas.read(file), file, base_fingerprint="f")
+    torch.testing.assert_close(Speaker(TOKENIZER, loaded)(said), learned, atol=0.02, rtol=0.02)
+
+
+def test_what_is_said_twice_in_a_batch_is_read_once() -> None:
+    calls: list[int] = []
+    encoder = tiny_encoder()
+    encoder.register_forward_pre_hook(lambda _m, inputs: calls.append(len(inputs[0])))
+    Speaker(TOKENIZER, encoder)(["a cat", "a dog", "a cat"])
+    assert calls == [2]

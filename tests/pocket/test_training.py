@@ -47,6 +47,7 @@ def world() -> World:
     return World(icons, rows, {"coffee.png": [photo]}, {"chelsea.png": [photo]})
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_an_uninterrupted_one(world: World, tmp_path: Path):
     def run(steps: int, path: Path) -> loop.Run:
         part = yardsticks.LpipsPart(_tiny_lpips(), _sample(world), batch=4)
@@ -90,6 +91,7 @@ def test_decoder_training_leaves_the_latents_alone(world: World, tmp_path: Path)
     assert not torch.equal(model.decoder.conv_out.weight, weight)
 
 
+@pytest.mark.slow
 def test_the_denoiser_learns_from_mixed_sizes(world: World, tmp_path: Path):
     tokenizer = words.train(["thing one, flat style", "thing two"], tmp_path / "tokenizer")
     banks = [

@@ -29,6 +29,7 @@ def has(recipe: Recipe, wanted: Mapping[str, object]) -> bool:
     return all(value(recipe, key) == one for key, one in wanted.items())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("recipe", shipped())
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_sets_what_it_stands_for_on_every_recipe(name: str, recipe: str) -> None:
@@ -52,6 +53,7 @@ def test_the_authors_switches_leave_nothing_to_a_recipe() -> None:
     assert value(Recipe(), "dfcc.mask_mode") == "override"
 
 
+@pytest.mark.slow
 def test_the_sound_profile_is_what_the_recipe_says() -> None:
     for name in shipped():
         plain, sound = loaded(name=name), loaded("gallery.profile=sound", name=name)

@@ -39,6 +39,7 @@ def faults(source: str, *overrides: str, environ: dict[str, str] | None = None) 
 # Layers.
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("highest", range(5))
 def test_each_layer_wins_over_those_below(highest: int, tmp_path: Path) -> None:
     given = [i <= highest for i in range(5)]
@@ -73,6 +74,7 @@ def test_style_recipe_names_the_recipe_unless_the_option_does() -> None:
     assert load("pocket-cpu", environ=environ).name == "pocket-cpu"
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("backbone", "name"),
     [
@@ -109,6 +111,7 @@ def test_a_section_may_be_empty(tmp_path: Path) -> None:
 # Values typed at the shell.
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -183,6 +186,7 @@ def test_thresholds_beyond_the_steps_are_refused_with_the_allowed_range(tmp_path
     ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("key", [dotted(key) for key in words.leaves()])
 def test_every_key_says_what_it_accepts(key: str, tmp_path: Path) -> None:
     *sections, name = key.split(".")
@@ -269,6 +273,7 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 # What ships.
 
 
+@pytest.mark.slow
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
     assert len(files) == 15
@@ -287,6 +292,7 @@ def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None
     assert second == "# yaml-language-server: $schema=../docs/recipe.schema.json"
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_is_named_after_its_backbone(name: str) -> None:
     recipe = load(name).recipe
@@ -294,12 +300,14 @@ def test_a_shipped_recipe_is_named_after_its_backbone(name: str) -> None:
     assert recipe.description
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", shipped())
 def test_what_is_rendered_reads_back_as_the_same_recipe(name: str, tmp_path: Path) -> None:
     resolved: Resolved = load(name, overrides=['sampling.prompt=a: "b" # c'])
     assert load(written(tmp_path, render(resolved))).recipe == resolved.recipe
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", shipped())
 def test_editors_and_the_loader_agree_on_what_ships(name: str) -> None:
     values = load(name).recipe.model_dump(mode="json")

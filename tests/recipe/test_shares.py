@@ -36,6 +36,7 @@ def refused(*overrides: str) -> str:
     return caught.value.what
 
 
+@pytest.mark.slow
 @given(share=st.integers(0, 100), steps=st.integers(1, 200))
 def test_a_share_is_that_part_of_the_steps_half_of_one_rounded_up(share: int, steps: int) -> None:
     whole = (2 * share * steps + 100) // 200

@@ -204,6 +204,7 @@ def test_a_wrong_one_is_refused_where_it_was_written(tmp_path: Path, text: str, 
 # Presets
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_lies_beneath_what_is_said_beside_it(name: str) -> None:
     recipe = load(overrides=["injection.attn_steps=7", f"injection.preset={name}"]).recipe

@@ -129,6 +129,7 @@ def test_many_points_are_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> 
     assert drawn == pytest.approx(exact, abs=0.05)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("centres", [2, 3, 4])
 def test_the_number_of_clusters_is_found(centres: int) -> None:
     labels, scores = clustering.cluster(blobs(1, centres), seed=0)

@@ -36,6 +36,7 @@ def fake(folder: Path, init: str = "") -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_libraries_import_after_the_shim() -> None:
     done = run(
         "import stylecli.backbone, torchvision, diffusers, lpips, open_clip\n"
@@ -47,6 +48,7 @@ def test_the_libraries_import_after_the_shim() -> None:
     assert done.stdout.strip() == "True"
 
 
+@pytest.mark.slow
 def test_without_the_shim_the_torchvision_of_this_machine_fails() -> None:
     """Proves that the test above can fail."""
     done = run("import torchvision")
@@ -57,6 +59,7 @@ def test_without_the_shim_the_torchvision_of_this_machine_fails() -> None:
     assert "operator torchvision::nms does not exist" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_misfit_fails_without_the_shim_and_imports_with_it(tmp_path: Path) -> None:
     """The same on any machine: what a misfit does at import, in one line."""
     init = (
@@ -77,6 +80,7 @@ def test_a_misfit_fails_without_the_shim_and_imports_with_it(tmp_path: Path) -> 
     assert done.stdout.splitlines() == ["operator torchvision::nms does not exist", "shimmed"]
 
 
+@pytest.mark.slow
 def test_a_pair_that_fits_is_left_alone(tmp_path: Path) -> None:
     """Its own binary is loaded, as its own import would, and nothing is defined here."""
     script = (

@@ -1,7 +1,8 @@
 """Changes that make an editor of a UNet which draws from words: a small file beside the large one.
 
 The first convolution sees the picture to be edited in further channels, so it is kept whole; of
-each other matrix or convolution that changed a product of two thin ones is: ``W + B A``.
+each other matrix or convolution that changed a product of two thin ones is: ``W + B A``. The text
+encoder's may change too, for it learned the words of captions, which instructions are not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ ENTRY = "conv_in"
 # What a file says of one tensor and where it lies, and of itself, in bytes at most.
 HEADER_BYTES, ABOUT_BYTES = 160, 512
 DOWN, UP = ".lora_A", ".lora_B"
+# Before the names of the text encoder's modules.
+WORDS = "text_encoder."
 REMEDY = "reinstall the package, or train the editor on this very model"
 # How the reference's latents are shown: times the VAE's scaling factor, as all others are, or as
 # the VAE leaves them, which is InstructPix2Pix's way.
@@ -108,11 +111,17 @@ def read(file: Path) -> Delta:
         raise WeightsError(f"{file}: its header is no delta's: {error}", fix=REMEDY) from error
 
 
-def changeable(unet: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Modules whose weights a delta may change by a product; ends and times stay as they are."""
+def changeable(unet: nn.Module, encoder: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Modules whose weights a delta may change by a product; ends and times stay as they are.
+
+    Args:
+        unet: What draws.
+        encoder: What reads instructions; its modules are called ``text_encoder.NAME``.
+    """
+    named = [*unet.named_modules(), *encoder.named_modules(prefix=WORDS.removesuffix("."))]
     return {
         name: module
-        for name, module in unet.named_modules()
+        for name, module in named
         if isinstance(module, nn.Linear | nn.Conv2d)
         and name not in (ENTRY, "conv_out")
         and "time_emb" not in name
@@ -136,18 +145,21 @@ def widen(unet: Any) -> None:
 
 
 @torch.no_grad()
-def apply(unet: Any, delta: Delta, file: Path, *, base_fingerprint: str) -> None:
+def apply(
+    unet: Any, encoder: nn.Module, delta: Delta, file: Path, *, base_fingerprint: str
+) -> None:
     """Make an editor of the model that was just loaded.
 
     Args:
         unet: As its own files have it; changed in place.
+        encoder: The text encoder, likewise.
         delta: What `read` gave.
         file: For messages.
         base_fingerprint: Of the folder that the UNet was loaded from.
 
     Raises:
         WeightsError: Of another model, or a tensor is missing, unknown or of another shape; the
-            UNet is as it was.
+            model is as it was.
     """
     if delta.base_fingerprint != base_fingerprint:
         raise WeightsError(
@@ -155,7 +167,7 @@ def apply(unet: Any, delta: Delta, file: Path, *, base_fingerprint: str) -> None
             f"{base_fingerprint}",
             fix=REMEDY,
         )
-    modules = changeable(unet)
+    modules = changeable(unet, encoder)
     _check(_expected(unet, modules, delta.tensors), delta.tensors, file)
     widen(unet)
     for name in ("weight", "bias"):

@@ -282,7 +282,8 @@ def load(
     )
     if read is not None and delta is not None:
         base = model.fingerprint(folder)
-        deltas.apply(backbone.unet, read, delta / DELTA, base_fingerprint=base)
+        encoder = backbone.text_encoder
+        deltas.apply(backbone.unet, encoder, read, delta / DELTA, base_fingerprint=base)
         backbone.lay_out(channels_last=backbone.channels_last)
     config = backbone.unet.config
     seen, latent = config.in_channels, backbone.vae.config.latent_channels

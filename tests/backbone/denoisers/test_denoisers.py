@@ -71,6 +71,7 @@ def rows_of(model: Denoiser, count: int = 3) -> tuple[Tensor, Tensor, list[Tenso
     return model.encode_target(pixels), times, model.encode_prompt(PROMPTS[:count])
 
 
+@pytest.mark.mostly_slow
 def test_a_batch_of_three_styles_is_three_runs_of_one(model: Denoiser) -> None:
     factors = factors_for(model)
     clean, times, prompts = rows_of(model)
@@ -102,6 +103,7 @@ def test_rows_keep_their_loras_where_pictures_differ_in_size(transformer: Denois
             assert relative(own, alone) < 1e-5
 
 
+@pytest.mark.mostly_slow
 def test_a_lora_of_nothing_changes_not_a_bit(model: Denoiser) -> None:
     clean, times, prompts = rows_of(model)
     with torch.no_grad():
@@ -132,6 +134,7 @@ def gradient(model: Denoiser, factors: Factors) -> Tensor:
     return found.clone()
 
 
+@pytest.mark.mostly_slow
 def test_checkpointing_changes_no_gradient(model: Denoiser) -> None:
     factors = factors_for(model)
     plain = gradient(model, factors)
@@ -142,6 +145,7 @@ def test_checkpointing_changes_no_gradient(model: Denoiser) -> None:
     assert all(views.abs().sum() > 0 for views in plain)
 
 
+@pytest.mark.mostly_slow
 def test_leaving_before_the_way_back_is_an_error_with_checkpointing(model: Denoiser) -> None:
     model.checkpointing(on=True)
     clean, times, prompts = rows_of(model)
@@ -151,6 +155,7 @@ def test_leaving_before_the_way_back_is_an_error_with_checkpointing(model: Denoi
         loss.backward()
 
 
+@pytest.mark.mostly_slow
 def test_other_loras_on_the_way_back_are_an_error_with_checkpointing(model: Denoiser) -> None:
     """They have the same shapes, so nothing else would tell that gradients are wrong."""
     model.checkpointing(on=True)
@@ -162,6 +167,7 @@ def test_other_loras_on_the_way_back_are_an_error_with_checkpointing(model: Deno
         loss.backward()
 
 
+@pytest.mark.mostly_slow
 def test_a_block_within_a_block_is_refused(model: Denoiser) -> None:
     factors = factors_for(model)
     clean, times, prompts = rows_of(model)
@@ -196,6 +202,7 @@ def parts(model: Denoiser) -> list[nn.Module]:
     return [kept.model, kept._vae, kept._text.model]
 
 
+@pytest.mark.mostly_slow
 def test_three_steps_of_training_touch_nothing_but_the_loras(model: Denoiser) -> None:
     before = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts(model)]
     factors = factors_for(model)
@@ -211,6 +218,7 @@ def test_three_steps_of_training_touch_nothing_but_the_loras(model: Denoiser) ->
         assert all(torch.equal(value, kept[name]) for name, value in part.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_gradient_is_the_slope_of_finite_differences(opened: dict[str, Denoiser]) -> None:
     """In float64 through the whole UNet, along one direction."""
     import copy
@@ -273,6 +281,7 @@ def direction(model: Denoiser, clean: Tensor, eps: Tensor) -> Tensor:
     return clean - eps if model.kind == "z-image" else eps - clean
 
 
+@pytest.mark.mostly_slow
 def test_the_exact_answer_has_no_loss_and_its_opposite_much(model: Denoiser) -> None:
     clean, times, prompts = rows_of(model)
     eps = model.draw_noise(clean, Generator().manual_seed(5))

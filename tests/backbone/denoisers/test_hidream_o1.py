@@ -189,6 +189,7 @@ def _smaller(state: dict[str, Tensor]) -> None:
     state["model.final_layer2.linear.bias"] = torch.ones(5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

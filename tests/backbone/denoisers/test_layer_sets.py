@@ -37,6 +37,7 @@ COUNTED = [
 ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("name", "kind", "layer_set", "count", "widths"), COUNTED)
 def test_a_set_has_the_layers_that_the_table_counts(
     name: str, kind: str, layer_set: str, count: int, widths: int

@@ -52,6 +52,7 @@ def stock_embeds(stock: Any, prompts: list[str]) -> list[Tensor]:
         return list(stock.encode_prompt(list(prompts))[0])
 
 
+@pytest.mark.mostly_slow
 def test_prompts_become_what_the_stock_pipeline_makes_of_them(model: Denoiser, stock: Any) -> None:
     ours, theirs = model.encode_prompt(PROMPTS), stock_embeds(stock, PROMPTS)
     for own, other in zip(ours, theirs, strict=True):
@@ -65,6 +66,7 @@ def test_klein_reads_512_places_and_z_image_only_the_words(model: Denoiser) -> N
     assert (len(short) == 512) == (model.kind == "flux2")
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_picture_is_the_stock_pipelines_of_the_same_noise(
     model: Denoiser, stock: Any, guidance: float
@@ -95,6 +97,7 @@ def test_a_picture_is_the_stock_pipelines_of_the_same_noise(
     assert relative(ours, theirs) < 1e-4
 
 
+@pytest.mark.mostly_slow
 def test_the_scale_of_the_other_pipeline_is_another_picture(model: Denoiser) -> None:
     def drawn(guidance: float) -> Tensor:
         return model.sample(
@@ -195,6 +198,7 @@ def test_the_pipeline_of_a_folder_says_its_kind(folder: Path, tmp_path: Path) ->
     ] == source.kind
 
 
+@pytest.mark.mostly_slow
 def test_half_precision_stays_near_and_answers_in_float32(folder: Path, model: Denoiser) -> None:
     half = denoisers.open(find(str(folder)), folder, device=CPU, dtype=torch.bfloat16)
     like = model.encode_target(torch.rand(2, 3, *SIZE, generator=Generator().manual_seed(0)))

@@ -54,6 +54,7 @@ def test_it_is_an_editor(editor: FluxKontext) -> None:
     assert kept.fingerprint == "tiny"
 
 
+@pytest.mark.slow
 def test_instructions_become_what_the_stock_pipeline_makes_of_them(
     editor: FluxKontext, stock: Any
 ) -> None:

@@ -74,6 +74,7 @@ def raw(editor: UnetEdit, z: Tensor, shown: Tensor, time: int, embeds: Tensor) -
     return out
 
 
+@pytest.mark.slow
 def test_an_answer_is_that_of_the_unet_which_sees_both(
     editor: UnetEdit, pair: tuple[Tensor, Text]
 ) -> None:
@@ -110,6 +111,7 @@ def by_hand(editor: UnetEdit, pair: tuple[Tensor, Text], s_t: float, s_i: float)
     return z
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("guidance", "image_guidance", "branches"),
     [(1, 1, 1), (4, 1, 2), (4, 1.5, 3), (2.5, 2.5, 2), (1, 1.5, 3)],
@@ -147,6 +149,7 @@ def test_a_row_is_what_it_would_be_alone(editor: UnetEdit, pair: tuple[Tensor, T
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_probe_holds_the_pass_with_the_instruction(
     editor: UnetEdit, pair: tuple[Tensor, Text]
 ) -> None:
@@ -271,6 +274,7 @@ def test_target_sets(editor: UnetEdit) -> None:
         editor.layers("double")
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_gradient(editor: UnetEdit, pair: tuple[Tensor, Text]) -> None:
     def gradient() -> Tensor:
         reference = pair[0].clone().requires_grad_(True)
@@ -336,6 +340,7 @@ def opened(source: Source, **said: Any) -> UnetEdit:
     return found
 
 
+@pytest.mark.slow
 def test_settings_of_transformers_are_refused(base: Path, changes: Path) -> None:
     source = Source(name="mine", kind="edit-unet", licence="MIT", folder=base, delta=changes)
     assert opened(source, text_length=16).text_length == 16
@@ -345,6 +350,7 @@ def test_settings_of_transformers_are_refused(base: Path, changes: Path) -> None
         opened(source, quantize="nf4")
 
 
+@pytest.mark.slow
 def test_a_folder_says_that_it_is_an_editor(foreign: Path, tmp_path: Path) -> None:
     found = registry.find(str(foreign))
     assert (found.kind, found.delta) == ("edit-unet", None)

@@ -65,12 +65,14 @@ def test_the_papers_own_means_are_in_the_papers_order() -> None:
     assert all(gap.paired for gap in order.gaps)
 
 
+@pytest.mark.slow
 def test_an_order_within_the_noise_is_not_beyond_chance() -> None:
     near: dict[Domain, tuple[float, ...]] = {"in": (0.9, 0.8, 0.7), "out": (0.9, 0.8, 0.7)}
     held = {shown(crossed(near, spread=0.01, n=n)).sentence() for n in (3, 4, 5, 6, 7, 8)}
     assert all("does not hold" in one or "not beyond chance" in one for one in held)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("at", range(3))
 def test_one_layer_the_other_way_round_is_enough_to_break_it(at: int) -> None:
     means = {domain: list(values) for domain, values in PRINTED.items()}
@@ -89,6 +91,7 @@ def test_a_deeper_layer_that_is_nearer_breaks_it() -> None:
     assert (rise.cell.layer, rise.deeper, rise.domain) == (5, 7, "in")
 
 
+@pytest.mark.slow
 def test_loras_that_change_nothing_are_in_order_by_a_hair() -> None:
     ones: dict[Domain, tuple[float, ...]] = {"in": (1.0, 1.0, 1.0), "out": (1.0, 1.0, 1.0)}
     order = shown(crossed(ones, spread=0))
@@ -146,6 +149,7 @@ def test_of_pairs_the_interval_is_that_of_their_differences(seed: int) -> None:
     assert found.high == pytest.approx(found.value + 1.96 * se, abs=0.35 * se)
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_of_strangers_the_interval_is_that_of_two_samples(seed: int) -> None:
     random = np.random.default_rng(seed)

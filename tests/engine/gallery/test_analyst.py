@@ -169,6 +169,7 @@ def test_each_setting_changes_its_own_tier_and_those_after(
     assert not bench.listener.said
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", [cache.SEEN, cache.REGIONS, cache.DESCRIBED])
 def test_what_is_damaged_is_told_of_once_and_made_again(
     bench: Bench, photo: Path, kind: str
@@ -189,6 +190,7 @@ def test_what_is_damaged_is_told_of_once_and_made_again(
     assert "damaged; computed again" in said
 
 
+@pytest.mark.slow
 def test_a_lost_tier_is_made_again_from_those_before_it(bench: Bench, photo: Path) -> None:
     first = bench.look(photo)
     for kind, tiers in ((cache.SEEN, "s"), (cache.REGIONS, "r"), (cache.DESCRIBED, "d")):
@@ -198,6 +200,7 @@ def test_a_lost_tier_is_made_again_from_those_before_it(bench: Bench, photo: Pat
         assert bench.took() == tiers
 
 
+@pytest.mark.slow
 def test_references_are_looked_at_once_whatever_their_sizes(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +234,7 @@ def held(one: object) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_nothing_is_held_at_the_size_of_a_file(bench: Bench, tmp_path: Path) -> None:
     photo = draw(tmp_path / "large.png", seed=1, size=(480, 400))
     mask = painted(tmp_path / "mask.png", ["red", "black"], (480, 400))

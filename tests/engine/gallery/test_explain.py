@@ -161,6 +161,7 @@ def test_a_report_says_all_of_section_2_5(desk: Desk) -> None:
         assert region["mean_depth"] is None
 
 
+@pytest.mark.slow
 def test_colours_and_places_of_regions_are_those_of_the_picture(desk: Desk) -> None:
     photo = painted(desk.folder / "flag.png", ["#204060", "#c08040", "#c08040"])
     mask = painted(desk.folder / "m.png", ["red", "lime", "lime"])

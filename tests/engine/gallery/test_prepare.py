@@ -71,6 +71,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[StyleError], str]] = {
 }
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_done_is_refused_before_anything_is_loaded(desk: Desk, case: str) -> None:
     changes, kind, said = REFUSED[case]
@@ -181,6 +182,7 @@ def test_the_same_mask_for_the_content_or_for_a_reference_is_another_picture(des
     assert one != other
 
 
+@pytest.mark.slow
 def test_settings_of_a_gallery_decide_nothing_elsewhere(desk: Desk) -> None:
     own: dict[str, Any] = {
         "dfcc__k": 7,
@@ -203,6 +205,7 @@ def test_settings_of_a_gallery_decide_nothing_elsewhere(desk: Desk) -> None:
     assert not {"dfcc", "matching", "gallery"} & asking.decisive(recipe(), with_masks=True).keys()
 
 
+@pytest.mark.slow
 def test_a_manifest_gives_rows_settings_of_their_own(desk: Desk) -> None:
     rows: list[dict[str, Any]] = [
         {"content": "photo0.png", "output": "a.png"},
@@ -264,6 +267,7 @@ def test_the_cost_counts_references_once_and_used_ones_each_time(desk: Desk) -> 
     assert rows["references"] == 4
 
 
+@pytest.mark.slow
 def test_dumps_go_where_they_are_wanted(desk: Desk) -> None:
     def places(count: int, dump: str) -> list[str]:
         prepared = gallery(
@@ -297,6 +301,7 @@ def test_what_people_chose_need_not_be_left_to_choose_from(desk: Desk) -> None:
     desk.make("out", settings=settings)
 
 
+@pytest.mark.slow
 def test_names_of_references_mean_their_pictures(desk: Desk) -> None:
     places = {"a": ("x.png", "y.png"), "b": ("y.png", "x.png")}
     for folder, names in places.items():

@@ -138,6 +138,7 @@ def test_missing_weights_end_the_run_before_it_begins_and_say_what_goes_without(
     assert caught.value.exit_status == 4
 
 
+@pytest.mark.slow
 def test_missing_weights_are_no_less_missing_when_a_picture_is_looked_at() -> None:
     session = other()
     sight = Sight(session)
@@ -156,6 +157,7 @@ def test_without_networks_nothing_is_looked_for(kind: str) -> None:
     assert sight.semantics(picture(), labels, session.recipe) is None
 
 
+@pytest.mark.slow
 def test_dinov2s_tokens_cover_the_whole_picture_two_cells_each(tmp_path: Path) -> None:
     """A region in the extreme corner is described by the corner's tokens alone."""
     folder = finders.dinov2(tmp_path / "dino")
@@ -214,6 +216,7 @@ def test_the_centre_is_what_a_picture_cut_by_hand_shows(tmp_path: Path) -> None:
     assert torch.allclose(found[0], out.last_hidden_state[0, 1:].mean(dim=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_depth_and_segments_come_from_the_folders_named_and_go_when_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_relative_of_the_family_draws_the_ceiling(asked: Asked) -> None:
             assert FAMILIES[question.sibling.family].is_held_out
 
 
+@pytest.mark.slow
 def test_styles_share_no_picture_and_take_their_turns(asked: Asked) -> None:
     found = built(replace(asked, styles=1, references=3))
     assert {len(question.style) for question in found} == {3}
@@ -92,6 +93,7 @@ def test_styles_share_no_picture_and_take_their_turns(asked: Asked) -> None:
     assert of_one[0].style != of_one[1].style
 
 
+@pytest.mark.slow
 def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) -> None:
     built(asked)
     before = {p.name: p.read_bytes() for p in (asked.output / "pictures").rglob("*.png")}
@@ -103,6 +105,7 @@ def test_the_same_pictures_are_drawn_again_and_say_whose_they_are(asked: Asked) 
         assert f"{FAMILIES[family].author}, {FAMILIES[family].licence}" in credit
 
 
+@pytest.mark.slow
 def test_other_questions_in_the_same_folder_replace_the_pictures(asked: Asked) -> None:
     built(asked)
     built(replace(asked, px=128))
@@ -111,6 +114,7 @@ def test_other_questions_in_the_same_folder_replace_the_pictures(asked: Asked) -
             assert picture.size == (128, 128)
 
 
+@pytest.mark.slow
 def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
     found = built(asked)
     for question in found[1:]:
@@ -125,6 +129,7 @@ def test_every_question_is_an_item_with_a_true_picture(asked: Asked) -> None:
         assert item["style_family"] in item["id"]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("method", sorted(questions.METHODS))
 def test_every_method_is_asked_every_question_with_its_own_style(asked: Asked, method: str) -> None:
     found = built(replace(asked, references=2))
@@ -227,6 +232,7 @@ def test_the_target_itself_is_a_gain_of_one_and_a_copy_is_none() -> None:
     assert gain(CONTENT, CONTENT, STYLE, PALETTE)["style_copy"].over_style.value == 0
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.01, 10), min_size=6, max_size=6))
 def test_gains_are_means_of_ratios_and_ratios_of_means(own: list[float]) -> None:
     found = gain(own, CONTENT, STYLE, PALETTE)["ours"]
@@ -261,6 +267,7 @@ def test_similarities_are_turned_into_distances() -> None:
     assert gains.distance("t-pocket-lpips", 0.25) == 0.25
 
 
+@pytest.mark.slow
 def test_best_and_worst_are_shown_side_by_side(tmp_path: Path, asked: Asked) -> None:
     from stylecli.engine.scoring.items import Item
 

@@ -170,6 +170,7 @@ def test_sides_of_guidance_have_their_own_lora_in_a_stock_pipeline(setup: Setup)
     assert relative(found, swapped) > 1e-2
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.slow
 def test_a_second_lora_of_peft_acts_beside_the_predicted_one(setup: Setup) -> None:
     style, neutral, other = setup.loras()
@@ -226,6 +227,7 @@ def _under(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_an_sd_controlnet_says_the_same_with_and_without_the_lora() -> None:
     setup = sd_controlnet()
     said = _said(setup.pipeline.controlnet, setup.run)
@@ -251,6 +253,7 @@ def _said(controlnet: nn.Module, run: Callable[[], object]) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_a_z_image_controlnet_borrows_the_refiners_and_their_loras_where_it_is_named() -> None:
     setup = z_image_controlnet()
     controlnet = setup.pipeline.controlnet

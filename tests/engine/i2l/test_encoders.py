@@ -97,6 +97,7 @@ def test_a_folder_gives_the_tokens_of_its_vision_half(checkpoint: Path) -> None:
     torch.testing.assert_close(encoder(seen), wanted)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
 @pytest.mark.parametrize("is_flexible", [False, True])
 def test_the_keys_of_every_release_of_transformers_are_read(
@@ -279,6 +280,7 @@ def test_what_ships_needs_nothing_else() -> None:
     assert len({clip.identity, opened("random-patch").identity, vae.identity}) == 3
 
 
+@pytest.mark.slow
 def test_vae_patches_are_the_latents_the_backbone_works_with() -> None:
     from stylecli.backbone import model
 
@@ -306,6 +308,7 @@ def again(trained_with: Encoder, **said: Any) -> Encoder:
     )
 
 
+@pytest.mark.slow
 def test_a_predictor_gets_the_encoder_it_was_trained_with(checkpoint: Path) -> None:
     trained = opened("pocket-clip", pool_tokens=2, ref_fit="squash")
     assert again(trained).description == trained.description

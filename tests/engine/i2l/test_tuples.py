@@ -114,6 +114,7 @@ def test_no_reference_shows_what_a_target_does_whatever_the_set(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_ten_thousand_draws_have_the_lengths_that_were_asked_for() -> None:
     tuples = Tuples(plain_set(40, 8), settings(most=5), seed=3)
     lengths: Counter[int] = Counter()
@@ -164,6 +165,7 @@ def test_an_epoch_shows_every_picture_about_once(targets: int, batch: int) -> No
         assert seen.total() == tuples.steps(batch) * batch * targets
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_over_many_epochs_every_picture_is_a_target_equally_often() -> None:
     """Also those of small styles, and though the end of an epoch is cut off."""

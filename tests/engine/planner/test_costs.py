@@ -64,6 +64,7 @@ def part(cost: Cost, name: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_parts_add_up_and_count_the_rows() -> None:
     found = cost()
     assert found.seconds == pytest.approx(sum(one.seconds for one in found.parts))
@@ -76,10 +77,12 @@ def test_parts_add_up_and_count_the_rows() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_batches_are_filled_up() -> None:
     assert part(cost(batch=3), "stylised").rows == 6 * 12
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_settings_for_less_memory_take_less(device: str) -> None:

@@ -76,6 +76,7 @@ def best(gigabytes: float, items: int = 8) -> float | None:
     return min(found, default=None)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("gigabytes", [1.5, 2, 3, 4.5, 6, 8, 12, 24])
 @pytest.mark.parametrize("items", [1, 6, 8])
 def test_the_fastest_that_fits_is_chosen(gigabytes: float, items: int) -> None:

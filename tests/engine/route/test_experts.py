@@ -226,6 +226,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, changes: dict[str, Any]) -> 
         experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -125,6 +125,7 @@ def test_every_task_gets_what_was_typed_and_a_part_of_its_own(
     assert (folder / slurm.LOGS).is_dir(), "Slurm does not make it"
 
 
+@pytest.mark.slow
 @given(pieces=st.lists(st.one_of(left_out, typed.map(lambda word: [word])), max_size=8))
 def test_any_words_survive_the_shell_and_what_speaks_of_submitting_does_not(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[list[str]]

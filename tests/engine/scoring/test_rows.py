@@ -76,6 +76,7 @@ def test_other_weights_are_other_numbers(
     assert bench._key(lpips, case) != before
 
 
+@pytest.mark.slow
 def test_every_forward_pass_has_the_same_shape(
     world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

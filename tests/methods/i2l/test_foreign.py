@@ -364,6 +364,7 @@ def test_what_predicts_something_else_is_not_written(style: Style, work: dict[st
     assert not work["out"].exists()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_golden_data_in_halves_is_compared_as_such(
     style: Style, work: dict[str, Path], dtype: torch.dtype
@@ -387,6 +388,7 @@ def test_golden_data_without_references_are_named(style: Style, work: dict[str, 
     assert "has no references" in done.err
 
 
+@pytest.mark.slow
 def test_an_incomplete_map_tells_what_the_file_is(style: Style, work: dict[str, Path]) -> None:
     whole = yaml.safe_load(work["map"].read_text())
     del whole["rules"][-1]

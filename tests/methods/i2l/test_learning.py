@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Generator, Tensor, nn
 
@@ -53,6 +54,7 @@ class World(nn.Module):
         return Some(seen, self(seen) + changed, (style @ self.looks)[:, None, None] + things)
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_teach_it_to_tell_styles_apart() -> None:
     generator = Generator().manual_seed(0)
     world, predictor = World(generator), Predictor(SHAPE, LAYERS)

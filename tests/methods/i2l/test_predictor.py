@@ -190,6 +190,7 @@ def test_references_are_a_set(seed: int, order: list[int]) -> None:
     torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**16), st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_what_is_masked_could_be_anything(seed: int, counts: list[int]) -> None:
     predictor = lively()

@@ -192,6 +192,7 @@ def ratio_on_pocket(preset: str, layer_set: str, latents: int, tokens: int) -> f
     return costs.training_a_lora(of_unet("pocket", latents)) / predict
 
 
+@pytest.mark.slow
 def test_on_pocket_nano_keeps_to_the_hundredth_and_micro_does_not() -> None:
     assert of_unet("pocket", 16) == pytest.approx(0.43e9, rel=0.05)
     assert ratio_on_pocket("nano", "attn2", 16, POCKET_TOKENS) == pytest.approx(160, rel=0.05)
@@ -199,6 +200,7 @@ def test_on_pocket_nano_keeps_to_the_hundredth_and_micro_does_not() -> None:
     assert ratio_on_pocket("micro", "attn", 32, 64) == pytest.approx(60, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_cost_is_what_torch_counts_on_the_predictor_itself() -> None:
     said, own = shape("micro", "pocket", POCKET_WIDTH), layers("pocket", "attn")
     predictor, tokens = Predictor(said, own), torch.zeros(1, 4, POCKET_TOKENS, POCKET_WIDTH)

@@ -77,6 +77,7 @@ def trained(folder: Any, focus: float, cover: float) -> tuple[float, float]:
     return seen[0], sum(seen[-5:]) / 5
 
 
+@pytest.mark.slow
 def test_with_losses_on_attention_the_style_words_find_the_object(folder: Any) -> None:
     before, after = trained(folder, 0.1, 0.2)
     assert before < 0.3

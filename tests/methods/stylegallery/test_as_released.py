@@ -42,6 +42,7 @@ def drawn_matrix(seed: int) -> Callable[[int, int], Tensor]:
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_all_of_stage_1_as_released(seed: int) -> None:
@@ -64,6 +65,7 @@ def test_all_of_stage_1_as_released(seed: int) -> None:
     assert as_sets(found.labels) == as_sets(expected)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(1, 7))
 def test_random_starts_give_the_labels_of_the_explicit_runs(seed: int, k: int) -> None:
     rows = torch.randn(23, 3, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
@@ -183,6 +185,7 @@ def test_nearest_depth_is_min_and_max_of_single_values(seed: int, height: int, w
         torch.testing.assert_close(found.depth, expected)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("switch", sorted(AS_RELEASED))
 def test_each_switch_changes_some_picture(switch: str) -> None:
     """Labels, or the silhouettes beneath them."""

@@ -58,6 +58,7 @@ def test_statistics_are_those_of_cells_that_looked_at_their_likes(features: str)
     torch.testing.assert_close(found, torch.stack(expected).float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("features", ["standardised", "raw"])
 def test_the_authors_statistics_are_those_behind_an_untrained_transformer(features: str) -> None:
     labels = three_regions()
@@ -201,6 +202,7 @@ def test_circles_are_around_the_middles_of_cells(kind: str, least: float) -> Non
         assert row == pytest.approx((x, y, max(radius, least)), abs=1e-9)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("size", "grid"), [((6, 8), (3, 4)), ((5, 7), (3, 4)), ((4, 4), (6, 3)), ((3, 5), (1, 1))]
 )

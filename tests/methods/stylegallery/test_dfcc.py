@@ -33,6 +33,7 @@ seeds = st.integers(0, 10_000)
 # What the model sees.
 
 
+@pytest.mark.slow
 def test_pictures_are_seen_alone_as_in_company(shared: Backbone) -> None:
     pictures = noise(3, 3, 32, 32).sigmoid()
     together = see(shared, pictures, Dfcc(steps=3))
@@ -129,6 +130,7 @@ def test_regions_are_found_and_numbered_by_area() -> None:
     assert found.painted == ()
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_labels_have_no_gaps_and_only_large_pieces(seed: int) -> None:
     found = divide(

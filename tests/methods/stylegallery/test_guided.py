@@ -114,6 +114,7 @@ def test_guided_latents_are_those_of_the_explicit_code() -> None:
     assert relative(found, explicit(backbone, 5, 2)) < 1e-5
 
 
+@pytest.mark.slow
 def test_guided_mode_costs_a_whole_pass_more_a_timestep(shared: Backbone) -> None:
     with passes(shared) as found:
         led(shared, content(), Gallery(mode="guided", steps=3), inversion_steps=3)

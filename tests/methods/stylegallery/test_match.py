@@ -269,6 +269,7 @@ def seen(labels: Tensor, seed: int) -> Seen:
     return Seen(clean=latents, noise=latents, features=features)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("statistics", ["attention", "transformer", "none"])
 @pytest.mark.parametrize("features", ["standardised", "raw"])
 @pytest.mark.parametrize("circle", ["enclosing", "centroid"])

@@ -43,6 +43,7 @@ def null(backbone: Backbone) -> Tensor:
 # The same as the plain implementation
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("mask_mode", "key_masks", "iterations"),
     [
@@ -101,6 +102,7 @@ def test_a_content_that_is_its_own_style_has_no_loss_until_logits_are_sharpened(
     assert first(2, attn_scale=1.0, mask_mode="zero")[0] > 1e-4
 
 
+@pytest.mark.slow
 def test_updates_lower_the_loss(double: Backbone) -> None:
     told = Told()
     led(double, content(), Gallery(steps=1, iterations=10), watch=told)
@@ -135,6 +137,7 @@ def test_a_batch_is_its_contents_one_by_one(double: Backbone) -> None:
             assert relative(batch, torch.cat(alone)) < bound
 
 
+@pytest.mark.slow
 def test_references_pass_once_for_all_contents_and_only_those_that_are_named(
     shared: Backbone,
 ) -> None:
@@ -150,6 +153,7 @@ def test_references_pass_once_for_all_contents_and_only_those_that_are_named(
     assert kept.seen == [1] * 3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("at_once", [None, 1, 2])
 def test_contents_have_the_queries_of_latents_that_start_there_to_the_last_bit(
     shared: Backbone, double: Backbone, at_once: int | None
@@ -198,6 +202,7 @@ def test_the_number_of_references_changes_no_bit_of_a_content(shared: Backbone) 
     assert torch.equal(made(5, 3, 1, 4), usual)
 
 
+@pytest.mark.slow
 def test_few_rows_pass_at_once_where_so_many_fit(shared: Backbone) -> None:
     shared.max_rows = 1
     try:
@@ -219,6 +224,7 @@ def test_refresh_passes_what_stays_the_same_less_often(shared: Backbone) -> None
     assert torch.equal(once, led(shared, content(), Gallery(steps=1, iterations=2)))
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("change", "seen", "is_led"),
     [

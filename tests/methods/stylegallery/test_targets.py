@@ -125,6 +125,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("settings", KINDS, ids=lambda one: f"{one.mask_mode}-{one.key_masks}")
 @given(seed=SEEDS)
 def test_losses_have_the_gradients_of_attention_over_all_pairs(
@@ -187,6 +188,7 @@ def test_the_authors_gate_is_the_share_that_the_zeros_leave(seed: int) -> None:
         torch.testing.assert_close(zero[:, :, pair.rows], gate * exact[:, :, pair.rows])
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_style_reaches_matched_regions_alone_and_never_the_queries(seed: int) -> None:
     moment = Moment(seed)
@@ -274,6 +276,7 @@ def test_a_region_that_is_not_there_is_refused() -> None:
         Moment(0).plan([Match(1, 1, (7,))], Gallery())
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_content_may_attend_to_its_own_region_alone(seed: int) -> None:
     moment = Moment(seed)

@@ -24,6 +24,7 @@ def named(*pairs: tuple[str, str], **more: object) -> tuple[Edit, ...]:
     return edits(Apply.model_validate(said), PAPER)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("style", PAPER, ids=lambda style: style.id)
 def test_every_template_names_object_style_and_expert(template: str, style: Style) -> None:
@@ -58,6 +59,7 @@ def test_a_style_in_the_name_of_an_object_is_none() -> None:
     assert edit.style == "cyberpunk"
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -140,6 +142,7 @@ def test_words_of_which_none_can_be_the_style_are_refused() -> None:
     assert "--style-name" in caught.value.fix
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("said", "what"),
     [

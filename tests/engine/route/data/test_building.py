@@ -37,6 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(folder)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("count", range(2 * len(WORDS)))
 def test_a_build_that_was_stopped_ends_in_the_same_bytes(
     count: int, whole: dict[str, bytes], tmp_path: Path
@@ -67,6 +68,7 @@ def test_a_set_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("is_cut", [False, True], ids=["gone", "cut"])
 @pytest.mark.parametrize("part", ["images", "masks", "targets"])
 def test_what_is_gone_or_changed_is_made_again_and_nothing_else(
@@ -172,6 +174,7 @@ def test_another_set_gives_way_only_when_told_to(tmp_path: Path, whole: dict[str
     assert files(tmp_path) == whole
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "name",
     [

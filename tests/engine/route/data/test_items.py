@@ -75,6 +75,7 @@ def test_a_feature_of_another_kind_is_nobodys_fault(own: Path) -> None:
     assert items.read(own)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -51,6 +51,7 @@ def test_a_feathered_target_is_the_picture_far_outside_and_the_styled_one_deep_i
     assert not torch.equal(target, hard)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.id)
 def test_spans_are_on_the_object_and_on_the_style(template: str, style: Style) -> None:

@@ -30,6 +30,7 @@ def outlines(source: Path) -> dict[str, Photograph]:
     return {one.id: one for one in prepare.listing(source)}
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layout", [photos.coco, photos.grounded, photos.voc, photos.big])
 def test_every_layout_gives_its_pictures_names_and_masks(layout, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     source = chosen(layout(tmp_path))
@@ -74,6 +75,7 @@ def test_articles_go_and_names_stay() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("box", "why"),
     [
@@ -196,6 +198,7 @@ def test_half_of_white_parts_inside_from_outside(tmp_path: Path) -> None:
     assert not mask.any()
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

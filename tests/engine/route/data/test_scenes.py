@@ -57,11 +57,13 @@ def test_a_scene_is_two_or_three_things_of_one_hand_with_names_of_their_own(icon
     assert counts == {2, 3}
 
 
+@pytest.mark.slow
 def test_signs_and_names_of_styles_are_not_in_scenes(icons: Path) -> None:
     shown = {one for cast in drawn(icons, 60)._casts.values() for one in cast.contents}
     assert not shown & {*families.CONFUSING, "yeti"}
 
 
+@pytest.mark.slow
 def test_everything_named_is_to_be_seen_where_its_mask_says(icons: Path) -> None:
     source = drawn(icons, hands=())
     for subject in source.subjects:
@@ -76,6 +78,7 @@ def test_everything_named_is_to_be_seen_where_its_mask_says(icons: Path) -> None
         assert min(right - left, bottom - top) >= PX // 8
 
 
+@pytest.mark.slow
 def test_another_hand_draws_the_named_thing_alone(icons: Path) -> None:
     source = drawn(icons)
     for subject in source.subjects:
@@ -90,6 +93,7 @@ def test_another_hand_draws_the_named_thing_alone(icons: Path) -> None:
         assert float(((inside - painted).abs().amax(dim=0) < 0.02).float().mean()) > 0.5
 
 
+@pytest.mark.slow
 def test_a_scene_is_the_same_whichever_were_drawn_before_it(icons: Path) -> None:
     few, more = drawn(icons, 3), drawn(icons, 9)
     assert more.subjects[: len(few.subjects)] == few.subjects
@@ -103,6 +107,7 @@ def test_a_scene_is_the_same_whichever_were_drawn_before_it(icons: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_what_decides_a_scene_is_among_its_facts(icons: Path) -> None:
     assert drawn(icons).facts == drawn(icons).facts
     assert drawn(icons).facts != drawn(icons, seed=1).facts

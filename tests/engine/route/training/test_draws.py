@@ -129,6 +129,7 @@ def expected(made: UnetEdit, path: Path) -> Tensor:
         return made.encode_image(images.scaled(items.picture(path), (32, 32))[None])
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_a_cache_gives_a_samples_own_latents_words_and_mask_in_any_order(
     pairs: Dataset, made: UnetEdit, is_kept: bool
@@ -147,6 +148,7 @@ def test_a_cache_gives_a_samples_own_latents_words_and_mask_in_any_order(
             assert float(some.masks.mean()) == pytest.approx(float(mask.mean()), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_from_the_cache_nothing_is_encoded_again(
     pairs: Dataset, made: UnetEdit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_picture_that_is_another_than_it_was_is_refused_by_name(
     assert encoded.source(sample).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_another_than_it_was_or_of_another_size_is_refused_by_name(
     made: UnetEdit, tmp_path: Path
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_mask_that_is_another_than_it_was_or_of_another_size_is_refused_by_nam
         encoded.mask(other, other.edits, (4, 4))
 
 
+@pytest.mark.slow
 def test_rows_without_words_or_picture_are_empty_and_their_attention_is_not_looked_at(
     pairs: Dataset, made: UnetEdit
 ) -> None:
@@ -201,6 +205,7 @@ def test_rows_without_words_or_picture_are_empty_and_their_attention_is_not_look
     assert not some.reference[1].any()
 
 
+@pytest.mark.slow
 def test_two_objects_of_one_phrase_have_one_mask_and_of_two_phrases_two(
     made: UnetEdit, tmp_path: Path
 ) -> None:

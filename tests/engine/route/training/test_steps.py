@@ -59,6 +59,7 @@ def gradients(one: Trainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in found.items() if value is not None}
 
 
+@pytest.mark.slow
 def test_steps_of_one_expert_move_nothing_of_another_and_not_the_model(
     made: UnetEdit, pairs: Dataset
 ) -> None:
@@ -82,6 +83,7 @@ def test_steps_of_one_expert_move_nothing_of_another_and_not_the_model(
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("settings", [FEW, with_loss(per_layer=True, background_weight=2.0)])
 def test_however_many_pairs_pass_together_the_gradient_is_the_same(
     made: UnetEdit, pairs: Dataset, settings: Route
