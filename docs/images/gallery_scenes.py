@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from stylecli.artifacts import glyphs
@@ -107,7 +108,7 @@ def _things(drawn: Drawn, family: str, generator: Generator) -> list[str]:
 def _scene(
     names: Sequence[str], hand: Mapping[str, glyphs.Icon], ground: Tensor, generator: Generator
 ) -> scenes.Scene:
-    return scenes.arrange([(name, _rgba(hand[name].svg)) for name in names], ground, generator)
+    return scenes.arrange([(name, rgba(hand[name].svg)) for name in names], ground, generator)
 
 
 def _ground(kind: str, photos: Sequence[list[Tensor]], px: int, generator: Generator) -> Tensor:
@@ -120,5 +121,6 @@ def _ground(kind: str, photos: Sequence[list[Tensor]], px: int, generator: Gener
 
 
 @lru_cache(maxsize=4096)
-def _rgba(svg: str) -> Tensor:
+def rgba(svg: str) -> Float[Tensor, "4 px px"]:
+    """A drawing, once."""
     return torch.from_numpy(glyphs.render(svg, ICON_PX).copy()).permute(2, 0, 1).float() / 255

@@ -34,6 +34,14 @@ def main() -> None:
     parser.add_argument("--editor", type=Path, default=ASSETS / "editors" / "pocket")
     parser.add_argument("--experts", action="append", default=[], metavar="NAME=DIR")
     given = parser.parse_args()
+    folders = {"both": ASSETS / "experts" / "pocket"}
+    for one in given.experts:
+        name, sign, folder = one.partition("=")
+        if not (name and sign and folder) or name in route_parts.ALONE:
+            taken = " or ".join(route_parts.ALONE)
+            parser.error(f"--experts {one}: wants NAME=DIR, and no name may be {taken}")
+        folders[name] = Path(folder)
+    # Two parts run side by side on two cores.
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -50,8 +58,6 @@ def main() -> None:
     )
     apply = load("pocket-cpu").recipe.route.apply
     studio = route_parts.Studio(editor, base / "clip", base / "lpips", apply)
-    named = (one.partition("=") for one in given.experts)
-    folders = {"both": ASSETS / "experts" / "pocket"} | {n: Path(f) for n, _, f in named}
     route_parts.PARTS[given.part](World(given.icons), studio, folders, given.work)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Studio:
         self._adapters = Adapters(editor.model)
         self._clip = perceptual.load_pocket_clip(clip)
         self._lpips = perceptual.load_pocket_lpips(lpips)
+        self._files: dict[str, str] = {}
 
     def take_up(self, folder: Path) -> tuple[str, ...]:
         """The experts of a folder, instead of those before; their styles."""
@@ -83,7 +85,14 @@ class Studio:
         for expert in found.experts:
             tensors, header, _ = lora.opened(found.file(expert.id))
             self._adapters.load(expert.id, tensors, header)
+            self._files[expert.id] = hashlib.sha256(found.file(expert.id).read_bytes()).hexdigest()
         return self._adapters.ids
+
+    def by(self, style_id: str | None) -> str:
+        """Whose work an edit is: of the editor alone, or with an expert."""
+        return " ".join(
+            [self.editor.fingerprint, *([self._files[style_id][:16]] if style_id else [])]
+        )
 
     @torch.inference_mode()
     def edited(
@@ -147,9 +156,6 @@ class Studio:
         maps = looked.flatten()[None]
         band = regional.outside_band(hard, BAND_PX) * regional.outside_band(1 - hard, BAND_PX)
         return {
-            "id": one.id,
-            "kind": asked.kind,
-            "style": style.id,
             "inside": inside,
             "other": outside,
             "is_local": inside >= max(2 * outside, LEAST_CHANGE),
@@ -189,42 +195,24 @@ class Studio:
 def editor_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
     """All of a picture, by the model alone: what experts build on."""
     del folders
-    file, folder = work / "editor.jsonl", work / "editor" / "base"
-    folder.mkdir(parents=True, exist_ok=True)
-    known = {row["id"] for row in _lines(file)}
-    todo = [one for one in asked(world, ABLATED)[::2] if one.id not in known]
-    for _, group in _batches(todo, _nothing):
-        answers = zip(group, *studio.edited(group, [one.whole for one in group], None), strict=True)
-        with file.open("a", encoding="utf-8") as rows:
-            for one, result, rebuilt, _ in answers:
-                before, truth = one.question.picture, one.question.whole(one.style)
-                row = {
-                    "way": "base",
-                    "id": one.id,
-                    "kind": one.question.kind,
-                    "style": one.style.id,
-                    **studio.compared(before, rebuilt, result, truth),
-                }
-                rows.write(json.dumps(_short(row)) + "\n")
-                _save(folder / f"{one.id}.png", before, result, truth)
-        print("editor", len(todo), flush=True)  # noqa: T201 - what is being done
+    _carried_out("base", WHOLLY, asked(world, ABLATED)[::2], studio, work / "editor")
 
 
 def main_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
     """Every kind of scene with the experts that ship."""
     studio.take_up(folders["both"])
-    _carried_out("both", asked(world, SCENES), studio, work, "main", _own)
+    _carried_out("both", BY_EXPERT, asked(world, SCENES), studio, work / "main")
 
 
 def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
     """The same scenes with other experts, with none, and as a whole under the true mask."""
     some = asked(world, ABLATED)
-    _carried_out("base", some, studio, work, "ablation", _nothing)
-    _carried_out("splice", some, studio, work, "ablation", _nothing)
+    for name, way in ALONE.items():
+        _carried_out(name, way, some, studio, work / "ablation")
     for name, folder in folders.items():
         known = studio.take_up(folder)
         own = [one for one in some if one.style.id in known]
-        _carried_out(name, own, studio, work, "ablation", _own)
+        _carried_out(name, BY_EXPERT, own, studio, work / "ablation")
 
 
 PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
@@ -232,6 +220,34 @@ PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] =
     "main": main_part,
     "ablation": ablation,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pictures are edited.
+
+    Attributes:
+        is_expert: Each by its style's, and not by the model alone.
+        is_whole: What is said is of all of the picture.
+        is_spliced: Of the answer that part is taken which was asked for.
+    """
+
+    is_expert: bool = False
+    is_whole: bool = False
+    is_spliced: bool = False
+
+    def expert(self, one: Asked) -> str | None:
+        """Whose work it is."""
+        return one.style.id if self.is_expert else None
+
+    def said(self, one: Asked) -> Said:
+        """What is asked for."""
+        return one.whole if self.is_whole else one.said
+
+
+BY_EXPERT, WHOLLY = Way(is_expert=True), Way(is_whole=True)
+# What needs no experts.
+ALONE: Mapping[str, Way] = {"base": Way(), "splice": Way(is_whole=True, is_spliced=True)}
 
 
 def asked(world: World, counts: Mapping[str, int]) -> list[Asked]:
@@ -244,42 +260,39 @@ def asked(world: World, counts: Mapping[str, int]) -> list[Asked]:
     ]
 
 
-def _own(one: Asked) -> str | None:
-    return one.style.id
-
-
-def _nothing(_: Asked) -> str | None:
-    return None
-
-
-def _carried_out(
-    way: str,
-    some: Sequence[Asked],
-    studio: Studio,
-    work: Path,
-    part: str,
-    expert_of: Callable[[Asked], str | None],
-) -> None:
-    """Edits that are not in the file yet, with their pictures."""
-    file, folder = work / f"{part}.jsonl", work / part / way
-    folder.mkdir(parents=True, exist_ok=True)
-    done = {(row["way"], row["id"]) for row in _lines(file)}
-    todo = [one for one in some if (way, one.id) not in done]
-    for style_id, group in _batches(todo, expert_of):
-        is_splice = way == "splice"
-        said = [one.whole if is_splice else one.said for one in group]
+def _carried_out(name: str, way: Way, some: Sequence[Asked], studio: Studio, folder: Path) -> None:
+    """Edits that are not in the file yet, by this editor and expert, with their pictures."""
+    file = folder.with_suffix(".jsonl")
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    done = {(row["way"], row["id"], row["by"]) for row in lines(file)}
+    todo = [one for one in some if (name, one.id, studio.by(way.expert(one))) not in done]
+    for style_id, group in _batches(todo, way.expert):
+        said = [way.said(one) for one in group]
         answers = zip(group, *studio.edited(group, said, style_id), strict=True)
         with file.open("a", encoding="utf-8") as rows:
             for one, result, rebuilt, looked in answers:
-                if is_splice:
-                    region = one.question.region(one.thing, one.style)
-                    result = torch.lerp(one.question.picture, result, region)
-                    rebuilt = torch.lerp(one.question.picture, rebuilt, region)
-                row = {"way": way, **_short(studio.judged(one, result, rebuilt, looked))}
+                question, before = one.question, one.question.picture
+                whole = way.is_whole and not way.is_spliced
+                truth = question.whole(one.style) if whole else question.truth(one.thing, one.style)
+                if way.is_spliced:
+                    region = question.region(one.thing, one.style)
+                    result, rebuilt = (torch.lerp(before, x, region) for x in (result, rebuilt))
+                figures = (
+                    studio.compared(before, rebuilt, result, truth)
+                    if whole
+                    else studio.judged(one, result, rebuilt, looked)
+                )
+                _save(folder / name / f"{one.id}.png", before, result, truth)
+                row = {
+                    "way": name,
+                    "by": studio.by(style_id),
+                    "id": one.id,
+                    "kind": question.kind,
+                    "style": one.style.id,
+                    **_short(figures),
+                }
                 rows.write(json.dumps(row) + "\n")
-                truth = one.question.truth(one.thing, one.style)
-                _save(folder / f"{one.id}.png", one.question.picture, result, truth)
-        print(way, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
+        print(name, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
 
 
 def _batches(
@@ -291,9 +304,17 @@ def _batches(
             yield style_id, own[first : first + BATCH]
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+def lines(file: Path) -> list[dict[str, Any]]:
+    """Rows of a file; of an edit done twice, by other weights, the later one counts."""
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        # Of one that was being written nothing is known.
+        text = text[: text.rfind("\n") + 1]
+        file.write_text(text, encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return list({(row["way"], row["id"]): row for row in rows}.values())
 
 
 def _save(path: Path, *pictures: Float[Tensor, "3 h w"]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import route_parts
 from PIL import Image, ImageDraw
 from route_world import KINDS, STYLES
 
-from stylecli.evaluation.statistics import mean_interval
+from stylecli.evaluation.statistics import mean_interval, wilson
 
 Rows = Sequence[Mapping[str, Any]]
 # Column -> how it is shown, and what it is called.
@@ -18,6 +21,8 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "is_local": ("{:.0%}", "named changed twice as much"),
     "is_nearer": ("{:.0%}", "named nearer to the truth"),
     "distance": ("{:.2f}", "distance after / before"),
+    "error": ("{:.2f}", "squared error after / before"),
+    "change": ("{:.3f}", "changed by"),
     "rsm": ("{:.3f}", "RSM (pocket-clip)"),
     "lpips_bg": ("{:.3f}", "pocket-lpips_bg"),
     "mse_bg": ("{:.4f}", "MSE_bg"),
@@ -32,9 +37,9 @@ NAMES = {style.id: style.text for style in STYLES}
 def write(work: Path, folder: Path) -> None:
     """Everything that is there."""
     rows = {
-        part: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        part: _taking_turns(own)
         for part in ("editor", "main", "ablation")
-        if (file := work / f"{part}.jsonl").exists()
+        if (own := route_parts.lines(work / f"{part}.jsonl"))
     }
     found: dict[str, Any] = {}
     if "editor" in rows:
@@ -62,13 +67,30 @@ def _grouped(rows: Rows, key: str, order: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _said(rows: Rows, figure: str) -> list[float]:
+def _taking_turns(rows: Rows) -> Rows:
+    """One of each kind and style before the second of any."""
+    turns: Counter[tuple[str, ...]] = Counter()
+    placed = []
+    for row in rows:
+        group = (row["way"], row["kind"], row["style"])
+        placed.append((turns[group], len(placed), row))
+        turns[group] += 1
+    return [row for _, _, row in sorted(placed, key=lambda each: each[:2])]
+
+
+def _said(rows: Rows, figure: str) -> list[float | None]:
     """Mean and limits; the two edits of a scene are drawn anew together."""
     scenes = [str(row["id"]).rpartition("-")[0] for row in rows]
-    each = [str(place) for place in range(len(rows))]
     values = [float(row[figure]) for row in rows]
-    interval = mean_interval(values, scenes, each, seed=0, resamples=4000)
-    return [round(value, 4) for value in (interval.value, interval.low, interval.high)]
+    if figure.startswith("is_"):
+        # Resamples of a share of none or all would all be alike. A scene's two edits count as one.
+        count, share = len(set(scenes)), sum(values) / len(values)
+        found = (share, *wilson(round(share * count), count))
+    else:
+        each = [str(place) for place in range(len(rows))]
+        interval = mean_interval(values, scenes, each, seed=0, resamples=4000)
+        found = (interval.value, interval.low, interval.high)
+    return [round(value, 4) if math.isfinite(value) else None for value in found]
 
 
 def _table(name: str, groups: Mapping[str, Any]) -> str:
@@ -79,7 +101,7 @@ def _table(name: str, groups: Mapping[str, Any]) -> str:
         if figure not in next(iter(groups.values())):
             continue
         cells = [
-            "{} [{}, {}]".format(*(form.format(value) for value in own[figure]))
+            "{} [{}, {}]".format(*(_shown(form, value) for value in own[figure]))
             for own in groups.values()
         ]
         lines.append(f"| {words} | {' | '.join(cells)} |")
@@ -87,11 +109,18 @@ def _table(name: str, groups: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _shown(form: str, value: float | None) -> str:
+    return "unknown" if value is None else form.format(value)
+
+
 def _sheets(work: Path, rows: Rows, folder: Path) -> None:
     """The first of the plain kinds as they come, and the worst of the hard ones."""
     plain = [row for row in rows if row["kind"] in ("seen", "unseen")]
     _sheet(work / "main", plain[: COLUMNS * ROWS], folder / "route-proof.jpg")
-    failed = [row for row in rows if row["kind"] in KINDS[3:] and not row["is_local"]]
+    failed = sorted(
+        (row for row in rows if row["kind"] in KINDS[3:] and not row["is_local"]),
+        key=lambda row: row["inside"] / max(row["other"], 1e-6),
+    )
     _sheet(work / "main", failed[: COLUMNS * ROWS], folder / "route-failures.jpg")
 
 

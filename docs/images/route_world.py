@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
+from gallery_scenes import rgba
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -18,7 +19,7 @@ from stylecli.tensors import grounds, scenes, seeds
 from stylecli.tensors.filters import FILTERS
 from stylecli.tensors.scenes import Scene, Square
 
-PX, ICON_PX = 64, 128
+PX = 64
 # Two of the families restyle and draw no scene themselves; the others draw and do not restyle.
 HANDS = ("fluent-emoji-high-contrast", "streamline-emojis")
 STYLES = (
@@ -28,7 +29,7 @@ STYLES = (
 # How the two things lie: the first four are the method's ground, the others known to be hard.
 KINDS = ("seen", "unseen", "alias", "tiny", "duplicate", "touching", "containing", "occluded")
 HELD_OUT = ("unseen",)
-# What people call a thing that no caption calls so.
+# What people call a thing that no caption calls so; where one does, the two are different things.
 ALIASES: Mapping[str, str] = {
     "automobile": "car",
     "airplane": "jet",
@@ -117,6 +118,8 @@ class World:
             for icon in drawings:
                 by_side[is_held_out].setdefault(icon.content, {})[family] = icon
         self._sides = {side: _plain(drawn) for side, drawn in by_side.items()}
+        contents = by_side[False].keys() | by_side[True].keys()
+        self._aliases = {name: alias for name, alias in ALIASES.items() if alias not in contents}
 
     def ask(self, kind: str, number: int, seed: int = 0) -> Question:
         """A question by its number; another number is another scene."""
@@ -125,7 +128,7 @@ class World:
         for _ in range(TRIES):
             names = self._names(kind, drawn, chance)
             shared = set.intersection(*(set(drawn[name]) for name in names))
-            if not shared.issuperset(HANDS) or not shared - set(HANDS):
+            if not shared - set(HANDS):
                 continue
             own = grounds.one_of(sorted(shared - set(HANDS)), chance)
             ground = (grounds.gradient if grounds.flip(0.5, chance) else grounds.plain)(PX, chance)
@@ -142,7 +145,7 @@ class World:
         raise RuntimeError(f"no scene of the kind {kind} in {TRIES} tries")
 
     def _names(self, kind: str, drawn: Drawings, chance: Generator) -> tuple[str, str]:
-        pool = sorted(set(ALIASES) & set(drawn)) if kind == "alias" else sorted(drawn)
+        pool = sorted(set(self._aliases) & set(drawn)) if kind == "alias" else sorted(drawn)
         one = grounds.one_of(pool, chance)
         if kind == "duplicate":
             return one, one
@@ -150,7 +153,7 @@ class World:
         return one, grounds.one_of([n for n in pool if not words & set(n.split("-"))], chance)
 
     def _called(self, kind: str, name: str) -> str:
-        return ALIASES[name] if kind == "alias" else glyphs.words(name)
+        return self._aliases[name] if kind == "alias" else glyphs.words(name)
 
 
 def _plain(drawn: Drawings) -> dict[str, Mapping[str, glyphs.Icon]]:
@@ -173,7 +176,7 @@ def _painted(
     ground: Float[Tensor, "3 px px"],
     *hands: str,
 ) -> Scene:
-    icons = [(name, _rgba(drawn[name][hand].svg)) for name, hand in zip(names, hands, strict=True)]
+    icons = [(name, rgba(drawn[name][hand].svg)) for name, hand in zip(names, hands, strict=True)]
     return scenes.drawn(icons, places, ground)
 
 
@@ -216,8 +219,3 @@ def _is_clear(kind: str, scene: Scene, ground: Float[Tensor, "3 px px"]) -> bool
         if float((apart * thing.mask).sum()) / weight < MIN_CONTRAST:
             return False
     return True
-
-
-@lru_cache(maxsize=4096)
-def _rgba(svg: str) -> Tensor:
-    return torch.from_numpy(glyphs.render(svg, ICON_PX).copy()).permute(2, 0, 1).float() / 255

@@ -9,7 +9,7 @@ of noise, at times that `objective.drawn` favours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,6 @@ class Changes(nn.Module):
 
     def __init__(self, unet: Any, encoder: nn.Module, rank: int, generator: Generator) -> None:
         super().__init__()
-        self.rank = rank
         unet.requires_grad_(False)
         encoder.requires_grad_(False)
         deltas.widen(unet)
@@ -120,8 +119,10 @@ class Changes(nn.Module):
         odd += [name for name in own if name.startswith(deltas.ENTRY) and name not in tensors]
         odd += [
             name + deltas.UP
-            for name, up, down in _pairs(tensors)
-            if up is None or down is None or up.shape[1] != len(down)
+            for name in deltas.changed(tensors)
+            if (up := tensors.get(name + deltas.UP)) is None
+            or (down := tensors.get(name + deltas.DOWN)) is None
+            or up.shape[1] != len(down)
         ]
         if odd:
             raise WeightsError(f"the editor that ships has another {odd[0]}", fix="--fresh")
@@ -131,14 +132,6 @@ class Changes(nn.Module):
                 parameter.zero_()
         for name, tensor in tensors.items():
             own[name][tuple(map(slice, tensor.shape))] = tensor
-
-
-def _pairs(
-    tensors: Mapping[str, Tensor],
-) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
-    ends = (deltas.UP, deltas.DOWN)
-    for name in sorted({name.rpartition(".")[0] for name in tensors if name.endswith(ends)}):
-        yield name, tensors.get(name + deltas.UP), tensors.get(name + deltas.DOWN)
 
 
 def _has_room(name: str, whole: Tensor | None, part: Tensor) -> bool:

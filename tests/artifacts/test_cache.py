@@ -129,6 +129,7 @@ def test_what_was_touched_counts_as_used_and_as_unchanged(tmp_path: Path) -> Non
     cache.touch(tmp_path / "absent")
 
 
+@pytest.mark.slow
 @given(
     limit=st.integers(1, 40_000),
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=30),
@@ -146,6 +147,7 @@ def test_the_size_is_never_exceeded_by_more_than_one_part_and_the_newest(
         assert total(root) <= limit + limit / cache.SLACK + max(sizes[: number + 1])
 
 
+@pytest.mark.slow
 def test_most_writes_cost_no_look_through_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,6 +324,7 @@ def test_a_user_without_a_home_gets_digests_all_the_same(
     assert digests.file_sha256(file) == plain(file)
 
 
+@pytest.mark.slow
 def test_processes_at_work_together_agree_and_lose_nothing(tmp_path: Path, index: Path) -> None:
     files = [put(tmp_path / f"{i}", b"%d" % i) for i in range(60)]
     script = (

@@ -113,6 +113,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files(tmp_path: Path) -> Non
             assert len(set(data)) == 1
 
 
+@pytest.mark.slow
 def test_writers_of_one_file_leave_one_of_their_versions_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     script = (
@@ -239,6 +240,7 @@ def test_no_name_of_this_machine_is_in_the_name_of_a_file(tmp_path: Path) -> Non
     assert socket.gethostname() not in scrap.name
 
 
+@pytest.mark.slow
 def test_writing_to_a_folder_clears_away_what_killed_runs_left_there_once(tmp_path: Path) -> None:
     """Subfolders of an output are nobody's to search: those that are written to are enough."""
     scraps = [killed_while_writing(tmp_path / name / "x.png") for name in ("one", "two")]

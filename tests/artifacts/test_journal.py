@@ -107,6 +107,7 @@ def test_every_line_is_json_to_any_reader(tmp_path: Path) -> None:
     assert (row["key"], row["psnr"], row["loss"]) == ("ä\n", None, [None, 1.5])
 
 
+@pytest.mark.slow
 def test_shards_at_work_together_lose_no_row(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from stylecli.artifacts.journal import Journal\n"

@@ -240,6 +240,7 @@ def test_the_encoder_and_the_middle_are_not_touched(shared: Backbone) -> None:
         assert relative(changed[row], untouched[row]) > 1e-3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("tap", ["residual", "output"])
 def test_being_watched_changes_nothing_for_the_source(shared: Backbone, tap: Tap) -> None:
     """Also a source that goes to the end, as ``source: denoise`` needs."""
@@ -263,6 +264,7 @@ def test_a_source_steered_by_itself_is_itself(shared: Backbone) -> None:
                 assert relative(source_pass(shared), before) < 1e-6
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("number", "attention", "reached", "spared"),
     [
@@ -289,6 +291,7 @@ def test_the_source_stops_after_the_last_tensor_wanted(
     assert torch.equal(*results)
 
 
+@pytest.mark.slow
 def test_leaving_puts_everything_back(shared: Backbone) -> None:
     """Point 19: after success, after a fault inside a pass, after a fault between passes."""
     unet = shared.unet

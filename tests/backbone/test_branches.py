@@ -104,6 +104,7 @@ def by_hand(model: Model, positive: Slots, negative: Slots, s: float) -> Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.mostly_slow
 @LAYOUTS
 @pytest.mark.parametrize(
     ("positive", "negative"), [([0, 1], [2, 2]), ([0, 0], [None, None]), ([None, 3], [1, 0])]

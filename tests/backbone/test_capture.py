@@ -123,6 +123,7 @@ def of_outputs(captured: Captured) -> Tensor:
     )
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("stop", [False, True])
 def test_gradients_are_those_of_the_graph_nobody_watches(
     shared: Backbone, six: list[str], stop: bool
@@ -150,6 +151,7 @@ def test_gradients_are_those_of_the_graph_nobody_watches(
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_checkpoints_change_no_gradient_and_hold_nothing_twice(
     shared: Backbone, six: list[str]
 ) -> None:

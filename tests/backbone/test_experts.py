@@ -83,6 +83,7 @@ def out(found: Experts, weights: dict[str, float] | None = None) -> Tensor:
         return answer(found._model)
 
 
+@pytest.mark.slow
 def test_a_new_expert_and_none_at_all_are_the_base() -> None:
     model = unet()
     with torch.no_grad():
@@ -127,6 +128,7 @@ def test_gradients_and_steps_change_the_active_expert_alone() -> None:
     assert all(torch.equal(value, now[name]) for name, value in base.items())
 
 
+@pytest.mark.slow
 def test_adding_training_and_removing_one_leaves_the_others_bits_alone() -> None:
     found = experts("a")
     before = out(found, {"a": 1.0})
@@ -241,6 +243,7 @@ def flux_answer(model: nn.Module) -> Tensor:
     return out
 
 
+@pytest.mark.slow
 def test_loras_are_float32_on_a_bfloat16_base_and_learn_steps_it_would_round_away() -> None:
     found = experts("a", model=unet().bfloat16())
     own = found.parameters("a")
@@ -291,6 +294,7 @@ def test_it_changes_the_layers_it_was_asked_for_and_no_others() -> None:
     assert {name.partition(".lora_")[0] for name in found.parameters("a")} == set(some)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     found = experts("a")
     before = out(found, {"a": 1.0})
@@ -332,6 +336,7 @@ def test_a_header_of_another_kind_of_lora_is_refused() -> None:
         Experts(unet()).load("b", found.tensors("a"), {lora.METADATA: json.dumps(said)})
 
 
+@pytest.mark.slow
 def test_alpha_is_kept_and_is_the_rank_where_nobody_says() -> None:
     found = Experts(unet())
     found.new("a", targets(found._model), rank=2, alpha=5.0, generator=Generator())

@@ -50,6 +50,7 @@ def test_the_inversion_is_that_of_diffusers_and_no_hook_stays(shared: Backbone, 
     assert found.maps.shape[2:] == (8, 8)
 
 
+@pytest.mark.slow
 def test_the_cleanest_level_weighs_most(shared: Backbone) -> None:
     """In the other order the result is clearly another one."""
     clean = noise(1, 4, 8, 8)
@@ -123,6 +124,7 @@ def test_a_block_the_model_lacks_is_refused_before_anything_passes(shared: Backb
     assert not levels
 
 
+@pytest.mark.slow
 def test_a_pass_that_fails_leaves_no_hook(fresh: Backbone) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")

@@ -305,6 +305,7 @@ def test_a_half_is_checked_as_fine_as_halves_are(
         lora_trial.verify_load(model("unet"), other, path)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_that_is_not_written_is_missed(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path / "x.safetensors", kind, "diffusers")

@@ -75,6 +75,7 @@ def test_without_lora_and_injection_we_are_diffusers_pipeline(
     assert relative(ours(backbone, start, guidance=guidance, steps=steps), theirs) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_prompt_is_embedded_as_the_pipeline_does_and_a_long_one_is_cut(shared: Backbone) -> None:
     """Point 26."""
     pipe = pipeline("epsilon")
@@ -203,6 +204,7 @@ def test_a_file_cut_short_is_refused(copy: Path, part: str, keep: float) -> None
     assert "cannot be loaded" in message
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_a_pickle_is_not_opened(copy: Path, part: str) -> None:
     file = copy / WEIGHTS[part]

@@ -101,6 +101,7 @@ def test_a_pipeline_nobody_knows_is_taken_for_a_unet(tmp_path: Path) -> None:
         assert find(str(tmp_path)).kind == "unet"
 
 
+@pytest.mark.slow
 def test_a_command_for_unets_refuses_transformers_before_it_looks_for_weights(
     style: Style, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_one_lora_of_the_trained_kind_is_pefts_to_the_bit(fresh: Backbone) -> No
         assert torch.equal(ours, outputs(fresh))
 
 
+@pytest.mark.slow
 def test_leaving_restores_the_base_model_to_the_bit(fresh: Backbone) -> None:
     weights, before = state(fresh.unet), outputs(fresh)
     factors = Factors.stacked([pairs(lora(fresh.unet)), pairs(lora(fresh.unet, seed=2))])

@@ -112,6 +112,7 @@ def test_lcm_is_the_list_of_the_distilled_models_schedulers(scheduler: str, step
     assert schedule().levels(steps, "lcm").timesteps == theirs(scheduler, steps)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("steps", FEW)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_a_spacing_is_ddims_whatever_the_model_says(spacing: str, steps: int) -> None:
@@ -326,6 +327,7 @@ def test_a_move_is_the_clean_image_renoised(start: float, end: float) -> None:
     torch.testing.assert_close(move(latents, eps, start, end), wanted)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(start=Alphas, end=Alphas)
 def test_a_move_there_and_back_is_no_move(start: float, end: float) -> None:

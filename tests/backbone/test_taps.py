@@ -72,6 +72,7 @@ def test_taps_are_the_branch_the_sum_and_what_attention_makes_of_it(shared: Back
         assert not torch.allclose(attended, output, atol=1e-4)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("tap", ["residual", "output", "layer"])
 def test_nothing_behind_the_last_layer_is_computed(shared: Backbone, tap: Tap) -> None:
     layers = decoder_layers(shared.unet)

@@ -69,6 +69,7 @@ def tile_px(backbone: Backbone) -> int:
     return int(backbone.vae.tile_sample_min_size)
 
 
+@pytest.mark.slow
 def test_pictures_no_larger_than_a_tile_have_the_same_bits(fresh: Backbone) -> None:
     tuning.tune(fresh, Device(tiling=True))
     side = tile_px(fresh)

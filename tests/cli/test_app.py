@@ -318,6 +318,7 @@ def test_main_takes_its_arguments_from_the_shell(
     assert capsys.readouterr().out.startswith("style ")
 
 
+@pytest.mark.slow
 def test_whoever_has_read_enough_of_a_help_page_hears_no_more() -> None:
     with start("transfer", "--help") as process:
         assert process.stdout

@@ -129,6 +129,7 @@ def test_absent_metric_weights_end_with_4_and_name_file_and_place(
     assert f"style models pull metrics/{name}" in done.err
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("verb", ["pull", "verify"])
 @pytest.mark.parametrize(
     ("name", "near"), [("metrics/unknown", "metrics/"), ("inception", "metrics/inception?")]

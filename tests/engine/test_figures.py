@@ -182,6 +182,7 @@ def injection_of(preset: str) -> Injection:
     return loaded.injection.model_copy(update={"preset": None})
 
 
+@pytest.mark.slow
 def test_the_whole_method_of_each_ablation_is_that_papers_preset() -> None:
     own = RECIPE.model_copy(update={"injection": Injection(feature_steps=3, attn_mix="qk")})
     by_label = {

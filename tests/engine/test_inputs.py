@@ -40,6 +40,7 @@ def test_what_is_to_be_left_out_stays_when_it_is_named(folder: Path) -> None:
     assert names(inputs.expand(["b.png"], leave_out=is_b)) == ["b.png"]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 def test_every_kind_that_a_folder_is_searched_for_can_be_read(tmp_path: Path, suffix: str) -> None:
     from PIL import Image, features
@@ -143,6 +144,7 @@ def test_a_list_ends_its_lines_as_any_system_does(folder: Path) -> None:
     assert names(found) == ["b.png", odd.name]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -118,6 +118,7 @@ def test_a_region_under_another_is_told_of(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_pixels_that_no_mask_touches_are_not_covered(tmp_path: Path) -> None:
     left = mask_file(tmp_path / "left.png", half(True))
     hard = placed(areas(left)).covered

@@ -39,6 +39,7 @@ def test_a_cpu_has_two_steps_and_the_model_follows() -> None:
     assert opened.recipe.device == Device()
 
 
+@pytest.mark.slow
 def test_of_a_unet_i2l_sees_the_very_model_that_others_see() -> None:
     opened = session(Device(max_rows=1))
     assert opened.denoiser.model is opened.backbone.unet
@@ -96,6 +97,7 @@ def test_a_gpu_then_lets_weights_wait(
     assert len(said) == 2 + len(wanted)
 
 
+@pytest.mark.slow
 def test_of_the_steps_only_those_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stylecli.engine.session.tune", lambda *_, **__: None)
     model = tiny.backbone(folder())
@@ -106,6 +108,7 @@ def test_of_the_steps_only_those_that_are_asked_for(monkeypatch: pytest.MonkeyPa
     assert opened.device == Device(offload="parts")
 
 
+@pytest.mark.slow
 def test_what_waits_is_not_loaded_onto_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, model = [], tiny.backbone(folder())
 

@@ -104,6 +104,7 @@ def test_a_resumed_run_paints_only_the_looks_that_are_missing(desk: Path, tmp_pa
     assert again == whole
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("place", ["device", "cpu", "disk"])
 def test_what_a_content_leaves_may_wait_anywhere(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

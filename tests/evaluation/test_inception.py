@@ -91,6 +91,7 @@ def test_fid_weights_that_were_never_trained_are_refused(published: Tensors) -> 
         fid_inception(fresh, file="inception.pth")
 
 
+@pytest.mark.mostly_slow
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(299, 299), (300, 410), (75, 75)])
 def test_art_features_are_torchvisions_last_pool_at_any_size(

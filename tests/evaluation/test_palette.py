@@ -47,6 +47,7 @@ def test_sliced_wasserstein_against_scipy_on_every_direction() -> None:
     assert palette.color_sw(a, b).item() == pytest.approx(wanted, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_large_pictures_are_seen_by_an_even_part_of_their_pixels() -> None:
     ramp = torch.linspace(0, 1, 400)[None, None, None].expand(1, 3, 300, 400)
     columns, rows = ramp, ramp.transpose(-1, -2)
@@ -105,6 +106,7 @@ def test_black_is_a_grey_like_any_other() -> None:
     assert palette.color_hist(black, grey).item() == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_histograms_are_distributions_and_their_distance_ends_at_one() -> None:
     red = torch.zeros(1, 3, 8, 8)
     red[:, 0] = 1

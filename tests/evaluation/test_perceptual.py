@@ -52,6 +52,7 @@ def test_features_halve_from_block_to_block_at_any_size(lpips: perceptual.Pocket
     assert [f.shape[1] for f in found] == list(perceptual.LPIPS_WIDTHS)
 
 
+@pytest.mark.slow
 def test_texts_and_images_meet_on_the_unit_sphere(clip: perceptual.PocketClip):
     texts = clip.text_features(["red heart", "a much longer text " * 20, ""])
     images = clip.image_features(torch.rand(2, 3, 100, 90))

@@ -146,6 +146,7 @@ def wall(seed: int, shade: float, grain: float) -> Tensor:
     return (shade + grain * drawn).clamp(0, 1)
 
 
+@pytest.mark.slow
 @given(one=st.floats(0, 1), other=st.floats(0, 1), size=st.integers(1, 60))
 def test_a_flat_background_has_not_moved(one: float, other: float, size: int) -> None:
     mask = torch.zeros(96, 80)
@@ -169,6 +170,7 @@ def test_a_picture_framed_anew_is_found_through_grain(rows: int) -> None:
     assert regional.bg_shift(grainy, before, square()) == rows
 
 
+@pytest.mark.slow
 def test_a_sharp_hole_does_not_hide_a_movement() -> None:
     """A soft photograph cut out at two places, the same large region blanked in both."""
     path = Path(__file__).parents[2] / "docs" / "images" / "chelsea.png"

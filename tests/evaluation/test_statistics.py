@@ -424,6 +424,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error(values: list[float]) -> N
     assert found.method == "jackknife"
 
 
+@pytest.mark.slow
 def test_the_limits_of_few_groups_hold_what_they_promise() -> None:
     """With normal limits five groups would miss the truth in one case of eight."""
     random = np.random.default_rng(0)

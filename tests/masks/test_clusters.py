@@ -118,6 +118,7 @@ def test_a_word_alone_is_found_too() -> None:
         assert overlap(finder().segment(drawing(), [name])[0], true) > 0.9
 
 
+@pytest.mark.slow
 def test_finds_are_few_the_best_first_and_at_the_size_of_the_picture() -> None:
     results = finder().segment(drawing(), list(HUES))
     assert [one.prompt for one in results] == sorted(

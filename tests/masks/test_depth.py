@@ -15,6 +15,7 @@ from tests.masks import finders
 from tests.masks.setups import picture, setup
 
 
+@pytest.mark.slow
 def test_the_map_is_the_networks_own_and_covers_the_whole_picture(tmp_path: Path) -> None:
     from transformers import DepthAnythingForDepthEstimation
 
@@ -33,6 +34,7 @@ def test_the_map_is_the_networks_own_and_covers_the_whole_picture(tmp_path: Path
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_nowhere_names_the_command_that_fetches_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

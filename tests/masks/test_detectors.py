@@ -178,6 +178,7 @@ def test_points_are_one_region_and_boxes_one_each(grounded: Make) -> None:
     assert one[0].score != other[0].score, "what does not belong changes the question"
 
 
+@pytest.mark.slow
 def test_without_words_grounded_sam2_cuts_out_everything(
     grounded: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_without_words_grounded_sam2_cuts_out_everything(
     assert grounded(threshold=1.0).segment(picture(), []) == []
 
 
+@pytest.mark.slow
 def test_everything_is_the_stable_of_what_lies_at_points_of_a_grid(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

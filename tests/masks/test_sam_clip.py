@@ -150,6 +150,7 @@ def test_without_words_all_but_specks_come_by_their_own_quality() -> None:
     assert ranked(image, shapes[:1], ["red"], never, Masks()) == []
 
 
+@pytest.mark.slow
 def test_sam_clip_with_real_classes_finds_masks_of_the_pictures_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_crops_cover_the_picture_and_each_other_by_a_third_of_its_shorter_side(
     assert int((seen[:, 0] == 2).sum()) in (shared, shared + 1)
 
 
+@pytest.mark.slow
 def test_the_real_classes_give_masks_of_the_pictures_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

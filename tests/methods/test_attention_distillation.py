@@ -126,6 +126,7 @@ def test_its_updates_are_those_of_the_reference(shared: Backbone) -> None:
     assert relative(found - content, path[-1] - content) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_content_that_is_its_own_style_stays(shared: Backbone) -> None:
     content = noise(1, 4, 8, 8)
     (found,) = distil(shared, content, [content], SETTINGS)
@@ -200,6 +201,7 @@ def test_an_update_costs_two_rows_more_than_its_own(shared: Backbone) -> None:
     assert not ends
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was_and_has_no_gradients(shared: Backbone) -> None:
     before = outputs(shared)
     distil(shared, noise(1, 4, 8, 8), [noise(1, 4, 8, 8, seed=1)], SETTINGS)

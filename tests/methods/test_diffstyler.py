@@ -288,6 +288,7 @@ def test_several_contents_at_once_equal_each_alone(epsilon: Styled) -> None:
         assert relative(together[row : row + 1], alone) < 1e-5
 
 
+@pytest.mark.slow
 def test_pictures_need_not_be_square(epsilon: Styled) -> None:
     path = epsilon.inverted(noise(1, 4, 8, 16))
     assert epsilon.transfer(look(), injection(), path).shape == (1, 4, 8, 16)

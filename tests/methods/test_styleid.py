@@ -151,6 +151,7 @@ def test_a_step_costs_a_row_of_the_content_and_two_of_every_style(
     assert sum(ends) == STEPS * 2
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was(shared: Backbone, content: Trajectory, style: Trajectory) -> None:
     before = outputs(shared)
     stylise(shared, content, [style], StyleId())

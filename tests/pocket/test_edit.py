@@ -114,6 +114,7 @@ def part(
     return unet, EditPart(unet, changes, speaker, shards, batch=3)
 
 
+@pytest.mark.slow
 def test_every_edit_of_a_scene_is_true(world: World) -> None:
     stage, generator, seen = edits.Stage(world), chance(), set()
     for _ in range(25):
@@ -147,6 +148,7 @@ def test_only_plain_things_that_many_hands_draw_are_on_stage(world: World) -> No
     assert not any(edits.is_plain(name) for name in ("keycap-10", "grinning-face", "one-oclock"))
 
 
+@pytest.mark.slow
 def test_a_shard_is_made_once_and_always_the_same(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_shard_is_made_once_and_always_the_same(
     )
 
 
+@pytest.mark.slow
 def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
     shard, generator = shards[0], chance()
     targets = list(shard.targets)
@@ -193,6 +196,7 @@ def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
         assert any(look in whole[0] for look in looks)
 
 
+@pytest.mark.slow
 def test_words_and_pictures_are_left_out_in_the_stated_proportions() -> None:
     generator, reference = chance(), torch.ones(4, 2, 2)
     found = [

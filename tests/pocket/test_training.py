@@ -79,6 +79,7 @@ def test_averaged_weights_leave_with_the_block(world: World, tmp_path: Path):
     assert torch.equal(part.module.state_dict()["content_head.weight"], own)
 
 
+@pytest.mark.slow
 def test_decoder_training_leaves_the_latents_alone(world: World, tmp_path: Path):
     model = _tiny_vae()
     pictures = torch.rand(2, 3, 32, 32, generator=_generator())

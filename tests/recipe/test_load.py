@@ -207,6 +207,7 @@ def test_a_number_is_a_finite_number(value: str) -> None:
     assert "must be a number from -1000 to 1000, not" in fault
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
@@ -226,6 +227,7 @@ def test_what_no_model_could_do_is_refused(key: str, value: float, allowed: str)
     ]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -263,6 +265,7 @@ def test_an_unknown_recipe_is_told_the_nearest(name: str, near: str) -> None:
     assert caught.value.fix == f"did you mean {near}? `style recipes list` names them all"
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_no_text_whatever_crashes_the_reader(text: str) -> None:
     document = read(text, "x.yaml")

@@ -25,6 +25,7 @@ def value(recipe: Recipe, key: str) -> object:
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", ROUTE)
 def test_a_profile_sets_what_it_stands_for_and_nothing_else(name: str) -> None:
     plain, found = loaded().recipe.route, loaded(f"route.profile={name}")
@@ -67,6 +68,7 @@ def test_a_setting_lies_on_a_profile_however_each_was_given() -> None:
     assert loaded("route.profile=reference", environ=environ).recipe.route.train.steps == 9
 
 
+@pytest.mark.slow
 def test_the_ablations_of_the_paper_are_settings() -> None:
     """Table 3: without each loss, without LoRAs in either half, and three ranks."""
     for overrides in (
@@ -113,6 +115,7 @@ def test_kappa_is_of_use_whatever_cover_is() -> None:
     assert loaded("route.loss.kappa=0.3", "route.loss.cover=scaled").recipe.route.loss.kappa == 0.3
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("layers", ["auto", "all", "every:3", "up_blocks.1,mid_block.attentions.0"])
 def test_layers_are_named_in_words(layers: str) -> None:
     assert loaded(f"route.loss.layers={layers}").recipe.route.loss.layers == layers

@@ -58,6 +58,7 @@ def test_a_share_and_its_number_are_one_recipe() -> None:
     assert share.shares != number.shares
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("name", "steps", "wanted"),
     [
@@ -127,6 +128,7 @@ def test_steps_that_are_wrong_are_the_only_fault() -> None:
     assert what == '--set  sampling.steps  must be a whole number from 1 to 1000, not "many"'
 
 
+@pytest.mark.slow
 def test_a_row_that_changes_the_steps_takes_shares_along() -> None:
     run = load("pocket-cpu").recipe
     row = changed(run, [("sampling.steps", "8")], "jobs.csv:2", SECTIONS)
@@ -197,6 +199,7 @@ def test_a_list_that_turns_or_repeats_is_refused(text: str) -> None:
     assert refused(f"sampling.timesteps={text}") == f"--set  sampling.timesteps  {said}"
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("text", ["euler", "[]", "[1000]", "[-1]", "[1.5]", "7"])
 def test_what_is_no_way_to_spread_timesteps_is_told_those_there_are(text: str) -> None:
     what = refused(f"sampling.timesteps={text}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ def test_a_cell_holds_the_mean_of_its_area(
     torch.testing.assert_close(found, magnified(values, (rows, columns)).mean(dim=2))
 
 
+@pytest.mark.slow
 @given(sides, sides, sides, sides, seeds)
 def test_a_cell_has_the_label_of_most_of_its_area(
     height: int, width: int, rows: int, columns: int, seed: int

@@ -43,6 +43,7 @@ def test_of_cells_it_is_the_smallest_of_all_circles(cells: list[tuple[int, int]]
     assert circles.enclosing(points(*pairs)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(anywhere)
 def test_every_point_is_inside_and_no_circle_is_smaller(pairs: list[Point]) -> None:
     x, y, radius = circles.enclosing(points(*pairs)).tolist()
@@ -50,6 +51,7 @@ def test_every_point_is_inside_and_no_circle_is_smaller(pairs: list[Point]) -> N
     assert radius <= reference.smallest_circle(pairs)[2] + 1e-6
 
 
+@pytest.mark.slow
 @given(lattice, st.randoms(use_true_random=False))
 def test_the_order_of_points_decides_nothing(cells: list[tuple[int, int]], random) -> None:
     first = circles.enclosing(torch.tensor(cells, dtype=torch.double))
@@ -90,6 +92,7 @@ def test_around_a_centroid_it_is_larger_for_an_l() -> None:
     assert expected[2] > 46.8
 
 
+@pytest.mark.slow
 @given(disc, disc)
 def test_the_share_of_two_discs_is_that_of_their_strips(one, other) -> None:
     assert share(one, other) == pytest.approx(reference.iou(one, other), abs=1e-3)

@@ -151,6 +151,7 @@ def test_of_equal_silhouettes_the_fewest_clusters_win() -> None:
     assert picked.max() == 2
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_labels() -> None:
     features = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
     first, _ = clustering.cluster(features, seed=5)
@@ -220,6 +221,7 @@ def test_a_union_has_the_mean_depth_of_its_cells() -> None:
     assert merged.tolist() == [[1, 1, 2]]
 
 
+@pytest.mark.slow
 @given(seeds, st.permutations(range(4)))
 def test_merging_with_depth_does_not_depend_on_numbers(seed: int, order: list[int]) -> None:
     labels, random = label_map(seed), torch.Generator().manual_seed(seed)
@@ -254,6 +256,7 @@ def test_components_are_what_a_walk_reaches(seed: int) -> None:
     assert sorted(found.unique().tolist()) == list(range(1, int(found.max()) + 1))
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 12))
 def test_nothing_small_is_left(seed: int, smallest: int) -> None:
     swept = clustering.sweep(label_map(seed), smallest=smallest)

@@ -173,7 +173,7 @@ def apply(
     for name in ("weight", "bias"):
         parameter = getattr(unet.conv_in, name)
         parameter.copy_(delta.tensors[f"{ENTRY}.{name}"])
-    for name in _changed(delta.tensors):
+    for name in changed(delta.tensors):
         weight = modules[name].weight
         down, up = (delta.tensors[name + end].to(weight.device).float() for end in (DOWN, UP))
         # Joined in float32, rounded once.
@@ -199,9 +199,7 @@ def compressed(tensors: Mapping[str, Tensor], most_bytes: int) -> dict[str, Tens
         ValueError: What is kept whole has no room.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith((DOWN, UP))}
-    parts = {
-        name: _singular(tensors[name + UP], tensors[name + DOWN]) for name in _changed(tensors)
-    }
+    parts = {name: _singular(tensors[name + UP], tensors[name + DOWN]) for name in changed(tensors)}
     numbers = sum(tensor.numel() for tensor in kept.values())
     room = (most_bytes - ABOUT_BYTES - HEADER_BYTES * len(tensors)) // 2 - numbers
     if room < 0:
@@ -239,7 +237,8 @@ def _singular(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return left @ inner, values, other @ right.T
 
 
-def _changed(names: Iterable[str]) -> list[str]:
+def changed(names: Iterable[str]) -> list[str]:
+    """Modules of which a tensor is there, or two."""
     return sorted({name.rpartition(".")[0] for name in names if name.endswith((DOWN, UP))})
 
 
@@ -252,7 +251,7 @@ def _expected(
         f"{ENTRY}.weight": (out, 2 * seen, *kernel),
         f"{ENTRY}.bias": (out,),
     }
-    for name in _changed(tensors):
+    for name in changed(tensors):
         if name not in modules:
             continue
         weight = modules[name].weight

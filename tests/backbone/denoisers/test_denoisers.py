@@ -181,6 +181,7 @@ def test_a_block_within_a_block_is_refused(model: Denoiser) -> None:
         assert torch.equal(model.predict(clean, times, prompts), first)
 
 
+@pytest.mark.mostly_slow
 def test_after_a_block_the_model_is_what_it_was(model: Denoiser) -> None:
     clean, times, prompts = rows_of(model)
     keys = list(model.model.state_dict())
@@ -303,6 +304,7 @@ def test_the_line_runs_from_the_picture_to_noise(opened: dict[str, Denoiser]) ->
         assert torch.equal(place[2], eps[2])
 
 
+@pytest.mark.slow
 def test_a_velocity_model_is_taught_the_velocity() -> None:
     folder = unet_folder("v_prediction")
     model = denoisers.open(find(str(folder)), folder, device=CPU)

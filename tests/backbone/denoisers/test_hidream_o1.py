@@ -114,6 +114,7 @@ def states(denoiser: HiDreamO1) -> Iterator[list[Tensor]]:
     handle.remove()
 
 
+@pytest.mark.slow
 def test_no_word_knows_the_picture_and_every_patch_knows_every_other(shared: HiDreamO1) -> None:
     prompt = shared.encode_prompt(["a red dog"])
     one, other = pictures(1), pictures(1)
@@ -214,6 +215,7 @@ def test_other_tensors_are_refused_by_name(
     assert refused.value.fix
 
 
+@pytest.mark.slow
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     where = tiny.save(tmp_path / "HiDream")
     first = where / "model-00001-of-00002.safetensors"
@@ -222,6 +224,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
         HiDreamO1.load(where, device=CPU, dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_unreadable_folders_say_what_is_wrong(tmp_path: Path) -> None:
     def refusal(where: Path) -> str:
         with pytest.raises(WeightsError) as refused:
@@ -362,6 +365,7 @@ def test_sampling_ends_at_the_picture_the_network_sees(fresh: HiDreamO1) -> None
         assert fresh.model.calls == calls
 
 
+@pytest.mark.slow
 def test_sides_of_guidance_have_their_own_loras_and_seeds_their_own_noise(
     shared: HiDreamO1,
 ) -> None:

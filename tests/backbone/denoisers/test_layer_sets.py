@@ -112,6 +112,7 @@ def test_a_config_of_another_model_is_refused() -> None:
         layers_of("z-image", {"dim": 64, "n_heads": 3})
 
 
+@pytest.mark.slow
 def test_full_sizes_are_those_of_the_published_models() -> None:
     from diffusers import Flux2Transformer2DModel, UNet2DConditionModel, ZImageTransformer2DModel
 

@@ -55,6 +55,7 @@ def answer(unet: nn.Module, seen: Tensor) -> Tensor:
     return out
 
 
+@pytest.mark.slow
 def test_a_file_says_what_was_written(tmp_path: Path) -> None:
     delta = replace(made(base_unet()), reference="unscaled")
     read = deltas.read(written(delta, tmp_path))
@@ -147,6 +148,7 @@ def test_what_is_kept_whole_must_have_room() -> None:
         deltas.compressed(learned(one=4), 1_000)
 
 
+@pytest.mark.slow
 def test_a_widened_model_takes_no_notice_of_the_second_picture_yet() -> None:
     base, wide = base_unet(), base_unet()
     deltas.widen(wide)

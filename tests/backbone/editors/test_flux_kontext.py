@@ -312,6 +312,7 @@ def test_eight_bits_stay_near_and_lead_gradients_the_same_way(
     assert relative(own_slope, slope) < 0.1
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("quantize", ["none", "fp8"])
 def test_loras_learn_in_float32_on_frozen_bfloat16(folder: Path, quantize: str) -> None:
     """Also with checkpointing; a step of 1e-5 would vanish in bfloat16's rounding."""

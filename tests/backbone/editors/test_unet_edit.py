@@ -142,6 +142,7 @@ def test_guidance_is_as_published_and_nothing_is_computed_that_does_not_count(
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_is_what_it_would_be_alone(editor: UnetEdit, pair: tuple[Tensor, Text]) -> None:
     reference, text = pair
     both = editor.edit(*pair, seeds=[11, 12], steps=2, guidance=3.0)
@@ -173,6 +174,7 @@ def test_a_probe_holds_the_pass_with_the_instruction(
     assert told == [(1, 501.0), (2, 1.0)]
 
 
+@pytest.mark.slow
 def test_rows_that_pass_one_by_one_make_the_same_picture_and_the_same_maps(
     editor: UnetEdit, pair: tuple[Tensor, Text]
 ) -> None:
@@ -305,6 +307,7 @@ def test_in_bfloat16_answers_and_maps_are_float32(base: Path, changes: Path) -> 
     assert next(editor.model.parameters()).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_changes_are_put_on_the_very_model_they_were_made_of(
     base: Path, changes: Path, tmp_path: Path
 ) -> None:
@@ -315,6 +318,7 @@ def test_changes_are_put_on_the_very_model_they_were_made_of(
         unet_edit.load("mine", base, delta=tmp_path, fingerprint="f", device=CPU)
 
 
+@pytest.mark.slow
 def test_a_unet_that_sees_no_second_picture_is_no_editor(base: Path) -> None:
     with pytest.raises(WeightsError, match="sees 4 channels, and an editor sees 8"):
         unet_edit.load("mine", base, fingerprint="f", device=CPU)

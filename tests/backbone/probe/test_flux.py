@@ -244,6 +244,7 @@ def test_blocks_are_compiled_once_for_all_layers() -> None:
         assert slopes < 1e-6
 
 
+@pytest.mark.slow
 def test_noise_levels_and_rows_come_back_in_float32_from_bfloat16(
     tmp_path_factory: pytest.TempPathFactory, editor: FluxKontext
 ) -> None:

@@ -93,6 +93,7 @@ def written_out(unet: Any, given: tuple[Tensor, ...], name: str, phrase: list[in
     return found
 
 
+@pytest.mark.slow
 def test_maps_are_the_softmax_written_out(unet: Any) -> None:
     given = rows()
     with open_probe(unet, "all") as probe:
@@ -112,6 +113,7 @@ def test_maps_are_the_softmax_written_out(unet: Any) -> None:
         torch.testing.assert_close(mean[..., place], torch.stack(expected).mean(0))
 
 
+@pytest.mark.slow
 def test_all_tokens_together_are_all_that_is_looked_at(unet: Any) -> None:
     with open_probe(unet) as probe:
         probe.watch([[[token] for token in range(TOKENS)]] * 2, GRID)

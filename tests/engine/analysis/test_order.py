@@ -137,6 +137,7 @@ def paired(seed: int, n: int = 40) -> tuple[Values, Values, dict[str, str]]:
     return first, second, dict.fromkeys(names, "")
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_of_pairs_the_interval_is_that_of_their_differences(seed: int) -> None:
     first, second, strata = paired(seed)

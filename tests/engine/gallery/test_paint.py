@@ -46,6 +46,7 @@ def test_palettes_and_transparency_leave_free_what_they_should(tmp_path: Path) -
     assert found.labels[0, ::24].tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_soft_edges_belong_to_what_they_border(tmp_path: Path) -> None:
     large = Image.new("RGB", (4800, 4000))
     ImageDraw.Draw(large).ellipse((500, 500, 4000, 3500), "orange")
@@ -77,6 +78,7 @@ def test_photographs_and_masks_of_other_shapes_are_told_from_masks(tmp_path: Pat
         paint.decode(mask, SIZE)
 
 
+@pytest.mark.slow
 @given(
     colours=st.lists(st.sampled_from(["black", "red", "lime", "blue"]), min_size=1, max_size=6),
     side=st.integers(8, 64),

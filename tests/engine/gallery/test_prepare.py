@@ -106,6 +106,7 @@ def test_reports_are_read_before_the_work(desk: Desk) -> None:
         assert said in error.value.what
 
 
+@pytest.mark.slow
 def test_references_are_files_folders_and_globs_each_picture_once(desk: Desk) -> None:
     shutil.copy(desk.refs[1], desk.folder / "refs/another name.png")
     refs = [desk.refs[2], desk.folder / "refs", desk.folder / "refs" / "*0.png"]
@@ -347,6 +348,7 @@ def test_words_in_one_row_decide_nothing_of_another(
     assert changed.key != worded.key
 
 
+@pytest.mark.slow
 def test_networks_that_no_row_uses_need_not_be_there(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +375,7 @@ def test_what_a_run_wrote_among_the_references_is_none(desk: Desk) -> None:
     assert len(names("elsewhere")) > len(usual)
 
 
+@pytest.mark.slow
 def test_a_glob_that_the_shell_spread_is_told_of(desk: Desk) -> None:
     first, *others = sorted((desk.folder / "refs").iterdir())
     desk.prepare("out", [desk.contents[0], *others], refs=[first])

@@ -90,6 +90,7 @@ def test_pocket_needs_no_network_but_its_own_clip() -> None:
     }
 
 
+@pytest.mark.slow
 def test_vectors_of_regions_are_those_of_their_crops_on_white() -> None:
     session = pocket()
     labels = torch.ones(10, 14, dtype=torch.long)
@@ -187,6 +188,7 @@ def test_dinov2s_tokens_cover_the_whole_picture_two_cells_each(tmp_path: Path) -
     assert not torch.allclose(middle, found, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_centre_is_what_a_picture_cut_by_hand_shows(tmp_path: Path) -> None:
     from transformers import Dinov2Model
 

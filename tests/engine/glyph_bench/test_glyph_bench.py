@@ -62,6 +62,7 @@ def built(asked: Asked) -> list[Question]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_asked_for_was_ever_trained_on(asked: Asked) -> None:
     for question in built(asked):
         assert FAMILIES[question.family].is_held_out

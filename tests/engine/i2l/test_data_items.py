@@ -116,6 +116,7 @@ def test_missing_pictures_are_counted_and_the_first_is_named(tmp_path: Path) -> 
         read(write(tmp_path, *rows))
 
 
+@pytest.mark.slow
 def test_captions_that_name_the_style_are_left_out_up_to_one_in_a_hundred(tmp_path: Path) -> None:
     rows = [row(tmp_path, f"a{n:03}", style_caption="Ink-wash") for n in range(99)]
     told = row(tmp_path, "b1", caption="a fox, INK  wash.", style_caption="Ink-wash")

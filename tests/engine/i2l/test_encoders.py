@@ -87,6 +87,7 @@ def squares(px: int) -> Tensor:
     return torch.rand(2, 3, px, px, generator=Generator().manual_seed(1)) * 2 - 1
 
 
+@pytest.mark.slow
 def test_a_folder_gives_the_tokens_of_its_vision_half(checkpoint: Path) -> None:
     encoder = opened(checkpoint)
     assert (encoder.width, encoder.tokens, encoder.px) == (16, 16, 32)

@@ -144,6 +144,7 @@ def test_killed_after_that_only_the_new_expert_is_missing(
     assert not list(tmp_path.glob(".*.safetensors"))
 
 
+@pytest.mark.slow
 def test_experts_that_are_added_at_once_are_all_in_the_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_an_entry_is_taken_strictly(tmp_path: Path, key: str, value: object) -> 
         experts.read(tmp_path)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4))
 def test_no_index_ends_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, said: Any) -> None:
     folder = tmp_path_factory.mktemp("experts")

@@ -102,6 +102,7 @@ def lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.startswith("#SBATCH ")]
 
 
+@pytest.mark.slow
 def test_every_task_gets_what_was_typed_and_a_part_of_its_own(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

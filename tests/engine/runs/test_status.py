@@ -159,6 +159,7 @@ def test_what_a_limit_left_is_left(tmp_path: Path) -> None:
     assert status.read(tmp_path).left == 90
 
 
+@pytest.mark.slow
 def test_looking_does_not_disturb_a_run_that_begins(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from stylecli.engine.runs import status\n"

@@ -210,6 +210,7 @@ def test_copies_score_what_copies_must(world: World, bench: Bench) -> None:
     assert style["color_sw"] < content["color_sw"]
 
 
+@pytest.mark.slow
 def test_a_bad_picture_fails_its_row_and_no_other(world: World, bench: Bench) -> None:
     items = world.items()[:3]
     bad = world.root / "bad.png"

@@ -325,6 +325,7 @@ def convert(style: Style, work: dict[str, Path], *more: object) -> Outcome:
     return style("lora", "convert", work["source"], "--map", work["map"], "-o", work["out"], *more)
 
 
+@pytest.mark.slow
 def test_a_converted_predictor_is_the_original(
     style: Style, work: dict[str, Path], layers: tuple[Layer, ...]
 ) -> None:
@@ -353,6 +354,7 @@ def test_without_golden_data_every_use_is_asked_about(style: Style, work: dict[s
     foreign.refuse_unverified(work["out"], {}, accepted=False)  # one that was trained here
 
 
+@pytest.mark.slow
 def test_what_predicts_something_else_is_not_written(style: Style, work: dict[str, Path]) -> None:
     """Spec 5: shapes may fit and the architecture be another one."""
     tensors = load_file(work["source"])
@@ -421,6 +423,7 @@ def test_a_predictor_without_a_map_is_recognised(style: Style, work: dict[str, P
     assert "first-generation" in done.err
 
 
+@pytest.mark.slow
 def test_a_lora_needs_no_map_and_a_map_no_lora(style: Style, work: dict[str, Path]) -> None:
     done = style("lora", "convert", work["golden"], "--map", work["map"], "-o", work["out"])
     assert done.status == 2

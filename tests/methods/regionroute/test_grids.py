@@ -16,6 +16,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @given(height=sizes, width=sizes, rows=sizes, columns=sizes)
 def test_a_cell_is_the_area_of_its_rectangle(
     height: int, width: int, rows: int, columns: int

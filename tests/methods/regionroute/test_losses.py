@@ -141,6 +141,7 @@ def test_the_threshold_carries_gradients() -> None:
     assert push[0].tolist() == pytest.approx([1 / 6, 1 / 6, 0, 0, 0, 1 / 6])
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("forms", ALL_FORMS, ids=str)
 def test_gradients_are_finite_at_every_edge(forms: Forms, dtype: torch.dtype) -> None:
@@ -171,6 +172,7 @@ def test_of_a_mask_that_covers_everything_only_the_inside_counts() -> None:
     assert cover(full, full, PLAIN).item() == pytest.approx(math.log1p(0.5**4) / 2, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_free_maps_come_to_lie_on_the_object() -> None:
     random = torch.Generator().manual_seed(0)
     logits = 0.1 * torch.randn(1, SIDE**2, generator=random)

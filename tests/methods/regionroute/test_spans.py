@@ -61,6 +61,7 @@ def said_by(tokenizer: PreTrainedTokenizerFast, prompt: str, places: tuple[int, 
     return "".join(pieces).replace("▁", "").replace("</w>", "")
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     ("prompt", "words", "occurrence"),
     [
@@ -90,6 +91,7 @@ def test_occurrences_of_a_phrase_have_tokens_of_their_own(
     assert max(first) < min(second)
 
 
+@pytest.mark.mostly_slow
 def test_every_template_gives_tokens_that_no_other_word_shares(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:

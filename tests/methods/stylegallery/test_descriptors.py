@@ -43,6 +43,7 @@ def statistics(picture: Seen, labels: Tensor, **settings: object) -> Tensor:
     return found
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("features", ["standardised", "raw"])
 def test_statistics_are_those_of_cells_that_looked_at_their_likes(features: str) -> None:
     labels = three_regions()

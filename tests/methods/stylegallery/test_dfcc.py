@@ -72,6 +72,7 @@ def test_without_steps_the_latents_are_everything(shared: Backbone) -> None:
     assert torch.equal(seen.features, seen.clean.half().float())
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
 def test_features_of_any_block_are_at_latent_size(shared: Backbone, block: int) -> None:
     (seen,) = see(shared, noise(1, 3, 32, 48).sigmoid(), Dfcc(steps=1, block=block))
@@ -108,6 +109,7 @@ def test_a_model_that_overflows_is_an_error_with_a_way_out(fresh: Backbone) -> N
     assert "--dtype float32" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_features_beyond_half_precision_stay_finite(fresh: Backbone) -> None:
     handle = fresh.unet.up_blocks[2].register_forward_hook(lambda _m, _i, output: output * 1e6)
     (seen,) = see(fresh, noise(1, 3, 32, 32).sigmoid(), Dfcc(steps=1))
@@ -119,6 +121,7 @@ def test_features_beyond_half_precision_stay_finite(fresh: Backbone) -> None:
 # The regions of a picture.
 
 
+@pytest.mark.slow
 def test_regions_are_found_and_numbered_by_area() -> None:
     found = divide(picture_of(thirds()), Dfcc(), seed=0)
     assert torch.equal(found.labels, thirds() + 1)
@@ -142,6 +145,7 @@ def test_labels_have_no_gaps_and_only_large_pieces(seed: int) -> None:
     assert 0 <= found.moved <= 1
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("how", [{}, AS_RELEASED])
 def test_equal_arguments_give_equal_labels_whoever_draws_meanwhile(how: dict[str, Any]) -> None:
     """Nothing random is taken from the global generators, nor are they moved on."""
@@ -185,6 +189,7 @@ def test_numbers_of_clusters_are_tried_from_k_min_to_k_max() -> None:
     assert list(found.scores) == [4, 5, 6]
 
 
+@pytest.mark.slow
 def test_clusters_of_like_latents_are_one_region_unless_merging_is_off() -> None:
     seen = picture_of(thirds(), far_apart=0.2, rough=0.01)
     assert int(divide(seen, Dfcc(merge_distance=0.5), seed=0).labels.max()) < 3
@@ -248,6 +253,7 @@ def test_small_pieces_are_swept_in_proportion_to_the_picture(cells: int, regions
     assert found.moved == (4 / 1024 if regions == 1 else 0)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 1)])
 def test_the_smallest_pictures_have_regions(size: tuple[int, int]) -> None:
     random = torch.Generator().manual_seed(0)
@@ -260,6 +266,7 @@ def test_the_smallest_pictures_have_regions(size: tuple[int, int]) -> None:
 # What users paint.
 
 
+@pytest.mark.slow
 def test_painted_regions_lie_on_the_clusters() -> None:
     painted = torch.zeros(160, 180, dtype=torch.long)
     painted[40:100, 20:70], painted[0:50, 150:180] = 9, 4
@@ -315,6 +322,7 @@ def test_what_painting_cuts_off_is_swept_up() -> None:
     assert (found.labels[:, :20] == found.of_paint[1]).all()
 
 
+@pytest.mark.slow
 def test_a_mask_without_paint_changes_nothing() -> None:
     seen = picture_of(thirds())
     found = divide(seen, Dfcc(), seed=0, painted=torch.zeros(5, 5, dtype=torch.long))
@@ -365,6 +373,7 @@ def test_where_segments_leave_much_open_clusters_fill_it() -> None:
     assert max(found.scores, key=lambda k: found.scores[k]) == 3
 
 
+@pytest.mark.slow
 def test_without_any_segment_there_are_clusters() -> None:
     seen = picture_of(thirds())
     nothing = torch.zeros(0, 40, 40, dtype=torch.bool)

@@ -37,6 +37,7 @@ def test_every_token_has_the_region_that_covers_most_of_it(
     assert torch.equal(found.flatten(), reference.token_labels(labels, span, how))
 
 
+@pytest.mark.slow
 @given(SIDE, SIDE, st.integers(1, 5), st.integers(0, 999), SPAN, HOW)
 def test_keys_are_those_of_the_explicit_code_and_never_none(
     height: int, width: int, regions: int, seed: int, span: int, how: Literal["area", "nearest"]
@@ -97,6 +98,7 @@ def test_a_region_without_a_cell_is_refused() -> None:
         grids.keys_at(torch.zeros(4, 4, dtype=torch.bool), 2, "area")
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (7, 9), (13, 5)])
 def test_grids_have_as_many_tokens_as_the_layers_of_the_model(
     shared: Backbone, size: tuple[int, int]

@@ -76,6 +76,7 @@ def test_ten_timesteps_are_those_of_the_plain_implementation(
     assert told.timesteps == [t for t in timesteps for _ in range(iterations)]
 
 
+@pytest.mark.slow
 def test_a_content_that_is_its_own_style_has_no_loss_until_logits_are_sharpened(
     double: Backbone,
 ) -> None:

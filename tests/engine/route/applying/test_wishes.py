@@ -94,6 +94,7 @@ def test_an_unknown_style_names_the_known_ones(words: str) -> None:
     assert "--soft-route" in caught.value.fix
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -110,6 +111,7 @@ def test_a_mix_is_chosen_from_all_experts_for_what_the_words_say(words: str) -> 
     assert named(("cat", "mosaic"), soft_route=True, top=3, mix_tau=0.1) == (edit,)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -90,6 +90,7 @@ def test_what_is_gone_or_changed_is_made_again_and_nothing_else(
     assert files(tmp_path) == whole
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("change", [{"source": "/a.png"}, {"edits": 5}, {"prompt": "other"}])
 def test_a_line_that_is_no_sample_is_made_again(
     change: dict[str, Any], whole: dict[str, bytes], tmp_path: Path

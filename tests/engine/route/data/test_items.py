@@ -119,6 +119,7 @@ def test_lines_that_are_no_json_and_ids_that_occur_twice_are_refused(own: Path) 
         items.read(own)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("part", ["images", "masks", "targets"])
 def test_a_file_that_is_gone_is_named_with_its_sample(part: str, own: Path) -> None:
     next(file for file in sorted((own / part).rglob("*.png"))).unlink()
@@ -126,6 +127,7 @@ def test_a_file_that_is_gone_is_named_with_its_sample(part: str, own: Path) -> N
         items.read(own)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("name", [items.NAME, items.MARK, items.EXCLUDED])
 def test_a_set_without_one_of_its_lists_is_not_finished(name: str, own: Path) -> None:
     (own / name).unlink()

@@ -44,6 +44,7 @@ def test_validation_shows_what_training_never_does(icons: Path) -> None:
     assert [s.split for s in source.subjects] == ["val"] * 4 + ["train"] * 30
 
 
+@pytest.mark.slow
 def test_a_scene_is_two_or_three_things_of_one_hand_with_names_of_their_own(icons: Path) -> None:
     source = drawn(icons, 40)
     counts = set()

@@ -55,6 +55,7 @@ def test_a_picture_is_seen_in_the_nearest_shape(height: int, width: int, multipl
     assert math.prod(turned) == pytest.approx(math.prod(found), rel=0.2)
 
 
+@pytest.mark.slow
 def test_every_pair_is_seen_once_an_epoch_and_a_batch_is_of_one_size(
     made: UnetEdit, tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def test_from_the_cache_nothing_is_encoded_again(
     assert torch.equal(before.masks, after.masks)
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_another_than_it_was_is_refused_by_name(
     made: UnetEdit, tmp_path: Path
 ) -> None:
