@@ -166,6 +166,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     assert asked(index, file) == [plain(file)]
 
 
+@pytest.mark.slow
 @given(edits=st.lists(st.tuples(st.sampled_from("abc"), st.binary(max_size=3)), max_size=8))
 def test_whatever_is_written_in_whatever_order_digests_are_those_of_the_bytes(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[str, bytes]]

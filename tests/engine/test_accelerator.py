@@ -223,7 +223,7 @@ def test_it_counts_as_an_input_and_older_keys_are_as_they_were(desk: Desk) -> No
     assert [item.role for item in job.inputs] == ["content", "lora", "accelerator"]
 
 
-@pytest.mark.mostly_slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

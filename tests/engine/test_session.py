@@ -123,6 +123,7 @@ def test_what_waits_is_not_loaded_onto_the_device(monkeypatch: pytest.MonkeyPatc
     assert asked == [True, False, True]
 
 
+@pytest.mark.slow
 def test_the_recipe_is_in_force_from_the_start() -> None:
     opened = session(Device(max_rows=2, tiling=True, channels_last=False))
     model = opened.backbone

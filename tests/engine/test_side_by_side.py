@@ -68,6 +68,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2])
 def test_looks_side_by_side_are_each_what_they_are_alone_and_share_the_content(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
@@ -91,6 +92,7 @@ def test_looks_side_by_side_are_each_what_they_are_alone_and_share_the_content(
     assert recorded["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_paints_only_the_looks_that_are_missing(desk: Path, tmp_path: Path) -> None:
     recipe = settings(2, **{"sampling.start": "inversion"})
     whole = made(transferred(recipe, desk, tmp_path / "out"))
@@ -104,7 +106,7 @@ def test_a_resumed_run_paints_only_the_looks_that_are_missing(desk: Path, tmp_pa
     assert again == whole
 
 
-@pytest.mark.mostly_slow
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["device", "cpu", "disk"])
 def test_what_a_content_leaves_may_wait_anywhere(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -134,6 +136,7 @@ def restyle_again(recipe: Recipe, desk: Path, out: Path) -> dict[str, bytes]:
     return made(transferred(recipe, desk, out, names="0"))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_what_waits_is_made_again(desk: Path, tmp_path: Path) -> None:
     recipe = settings(
         1, **{"sampling.start": "inversion", "device.source_cache": "disk", "device.looks": 1}

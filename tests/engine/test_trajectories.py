@@ -81,6 +81,7 @@ def test_what_was_removed_meanwhile_is_made_again(shared: Backbone) -> None:
     assert listener.tasks == 2
 
 
+@pytest.mark.slow
 def test_the_cache_of_a_run_keeps_to_its_size_and_to_what_was_used_last(
     shared: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_one_feature_is_a_difference_of_means_and_of_deviations(
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize(("n", "m", "d"), [(60, 80, 12), (40, 200, 30)])
 def test_every_form_of_the_distance_agrees_when_rows_outnumber_columns(
     n: int, m: int, d: int
@@ -349,6 +350,7 @@ def test_sets_no_larger_than_allowed_leave_nothing_to_chance() -> None:
     assert (frechet.KID_SUBSETS, frechet.KID_SUBSET_SIZE) == (100, 1000)
 
 
+@pytest.mark.slow
 def test_subsets_estimate_the_exact_kid() -> None:
     x, y = features(1, 1200, 3), features(2, 1100, 3)
     drawn = kid(x, y, exact_up_to=1000, generator=torch.Generator().manual_seed(0))
@@ -413,6 +415,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert se == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
 
 
+@pytest.mark.slow
 def test_the_jackknife_of_fid_sees_its_spread() -> None:
     """20 groups against what 300 fresh sets of outputs do."""
     random = torch.Generator().manual_seed(0)

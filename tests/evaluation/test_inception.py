@@ -61,6 +61,7 @@ def pixels(seed: int, height: int, width: int, count: int = 1) -> Tensor:
     return (smooth + grain).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_fid_features_are_torch_fidelitys(fidelity: nn.Module, published: Tensors) -> None:
     picture = pixels(2, 299, 299)

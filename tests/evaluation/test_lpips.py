@@ -39,6 +39,7 @@ def pictures(count: int, height: int = 64, width: int = 72, seed: int = 1) -> Te
     return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
+@pytest.mark.mostly_slow
 @torch.no_grad()
 def test_the_number_is_the_packages(pair: tuple[Lpips, Any]) -> None:
     ours, theirs = pair

@@ -35,6 +35,7 @@ def test_taps_are_the_activations_that_open_each_block(
         assert found[name].shape[-2:] == (32 >> block - 1, 48 >> block - 1)
 
 
+@pytest.mark.slow
 def test_nothing_behind_the_deepest_tap_is_computed(
     networks: tuple[Vgg19, torch.nn.Sequential],
 ) -> None:

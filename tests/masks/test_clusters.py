@@ -113,6 +113,7 @@ def test_words_choose_the_shape_they_name() -> None:
         assert overlap(first, true) > 0.9
 
 
+@pytest.mark.slow
 def test_a_word_alone_is_found_too() -> None:
     for name, true in truth().items():
         assert overlap(finder().segment(drawing(), [name])[0], true) > 0.9

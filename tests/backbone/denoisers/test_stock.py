@@ -113,6 +113,7 @@ def test_the_scale_of_the_other_pipeline_is_another_picture(model: Denoiser) -> 
     assert relative(drawn(3.0), drawn(4.0)) > 1e-3
 
 
+@pytest.mark.mostly_slow
 def test_what_is_encoded_decodes_to_what_the_autoencoder_makes_of_it(
     model: Denoiser, stock: Any
 ) -> None:

@@ -94,6 +94,7 @@ def test_settings_for_less_memory_take_less(device: str) -> None:
     assert part(tiled, "decode").seconds > part(whole, "decode").seconds
 
 
+@pytest.mark.slow
 def test_offload_leaves_on_a_gpu_what_is_at_work() -> None:
     parts = [cost(device="cuda", offload=kind) for kind in ("none", "parts", "blocks")]
     peaks = [one.memory_bytes for one in parts]
@@ -102,6 +103,7 @@ def test_offload_leaves_on_a_gpu_what_is_at_work() -> None:
     assert cost(offload="blocks").memory_bytes == cost().memory_bytes
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_memory_and_costs_time() -> None:
     work = replace(WORK, rows={"training": 10}, loras=2, items=2, contents=2)
     plain, saving = cost(work), cost(work, checkpointing=True)
@@ -110,6 +112,7 @@ def test_checkpointing_saves_memory_and_costs_time() -> None:
     assert part(plain, "training").rows == 2 * (10 + 32)
 
 
+@pytest.mark.slow
 def test_references_of_a_gallery_pass_once_for_a_batch() -> None:
     rows = {"inversion": 30, "content": 5, "references": 20, "updated": 10, "gradients": 10}
     work = replace(WORK, rows=rows, looks=0)
@@ -200,6 +203,7 @@ def test_phases_share_a_heap_except_with_those_that_come_after() -> None:
     assert memory.of_process(7, 5, before, after) == empty + 12 + 100 + 50 + 1000
 
 
+@pytest.mark.slow
 def test_a_clock_without_a_budget_scales_and_one_with_times() -> None:
     calls = passes().plain(64, 64).walk.calls
     idle = Clock(CPU, budget=0)
@@ -224,6 +228,7 @@ def test_as_many_loras_stay_loaded_as_a_wardrobe_holds() -> None:
     assert peaks[0] < peaks[1] == peaks[2]
 
 
+@pytest.mark.slow
 def test_a_gpu_that_a_few_rows_do_not_fill_is_quicker_with_more(monkeypatch: Any) -> None:
     def seconds(self: Clock, calls: Any) -> float:
         rows = [c.tensors()[0].size[0] for c in calls if c.name == "convolution"]
@@ -238,6 +243,7 @@ def test_a_gpu_that_a_few_rows_do_not_fill_is_quicker_with_more(monkeypatch: Any
     assert part(cost(work, batch=8), "inversion").seconds >= 16 * 6
 
 
+@pytest.mark.slow
 def test_lora_numbers_are_those_of_the_file() -> None:
     from stylecli.engine.training import factors
 

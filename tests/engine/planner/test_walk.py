@@ -151,6 +151,7 @@ def test_live_bytes_are_those_of_a_slow_simulation(steps: list[Step]) -> None:
     assert seen.timeline == wanted
 
 
+@pytest.mark.slow
 def test_arithmetic_is_counted_as_torch_counts_it(shared: Backbone) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

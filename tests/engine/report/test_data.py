@@ -31,6 +31,7 @@ RUNS = (("a", "05"), ("b", "17"))
 FIELDS = ("finished", "status", "output", "command", "seconds", "seed", "inputs", "error")
 
 
+@pytest.mark.slow
 def test_an_output_is_shown_once_by_what_the_last_attempt_at_it_says(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.add("a.png", **failure("settled since"))
@@ -56,6 +57,7 @@ def test_results_of_the_same_bytes_are_shown_each(tmp_path: Path) -> None:
     assert names == ["cat.png", "copy.png"]
 
 
+@pytest.mark.mostly_slow
 @pytest.mark.parametrize("command", ["invert", "masks"])
 def test_what_is_no_picture_is_shown_by_the_one_made_for_people(
     tmp_path: Path, command: str
@@ -96,6 +98,7 @@ def test_no_name_in_a_journal_leads_out_of_its_folder(tmp_path: Path, name: str)
     assert "picture" not in item
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, JSON)), max_size=4))
 def test_rows_that_hold_anything_at_all_are_passed_over_or_shown(

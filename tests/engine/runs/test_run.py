@@ -238,6 +238,7 @@ def test_a_result_that_somebody_takes_away_at_once_fails_alone(tmp_path: Path) -
     assert "vanished" in failed.error.what
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_raised_once_the_others_are_done(tmp_path: Path) -> None:
     seen: list[Result] = []
     maker = FakeMaker(bad={"make 001": MemoryError()})

@@ -166,6 +166,7 @@ def test_flags_of_one_letter_are_told_apart_in_one_word(word: str, kept: list[st
     assert shlex.split(line)[3:] == ["invert", *kept, "--shard", "auto"]
 
 
+@pytest.mark.slow
 @given(
     name=st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=20),
     folder=st.text(st.sampled_from("aé %#'\"$(-"), min_size=1, max_size=12),

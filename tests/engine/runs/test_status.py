@@ -411,6 +411,7 @@ def test_wherever_a_journal_is_torn_and_whatever_is_in_it_the_rest_counts(tmp_pa
     assert (status.read(tmp_path).done, status.read(tmp_path).failed) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_cost_little_more_than_their_json(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     writer.begin("a", 0, items=100_000)
