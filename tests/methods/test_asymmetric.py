@@ -87,6 +87,7 @@ def test_it_is_two_explicit_passes_in_every_mode(mode: str, max_rows: int | None
     assert relative(found[3], found[1]) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_loras_on_both_sides_are_guidance_as_ever_bit_for_bit(mode: str) -> None:
     latents = noise(1, 4, 8, 8)

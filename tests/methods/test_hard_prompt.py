@@ -81,6 +81,7 @@ def test_both_tokenizers_have_words_enough(pocket: Language, published: Language
     assert {"impressionism", "watercolor", "van"} <= set(published.words)
 
 
+@pytest.mark.slow
 def test_every_word_is_one_token_that_can_be_printed(language: Language) -> None:
     assert language.words
     assert len(language.words) == len(language.tokens) == len(language.vectors)

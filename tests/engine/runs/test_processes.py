@@ -150,6 +150,7 @@ def differences(ours: Fitted, theirs: Fitted) -> float:
     return max(float((v - theirs.tensors[k]).abs().max()) for k, v in ours.tensors.items())
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_to_the_bit(pictures: list[Path], whole: Fitted) -> None:
     """With two rows a step their sum has one order only. Both end with the same LoRA."""
     for fitted in together(partial(learn, model=folder(), pictures=pictures)):
@@ -158,6 +159,7 @@ def test_two_processes_learn_what_one_does_to_the_bit(pictures: list[Path], whol
         assert (fitted.loss_before, fitted.loss_after) == (whole.loss_before, whole.loss_after)
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_differ_by_the_order_of_a_sum(pictures: list[Path]) -> None:
     """Five rows for three: none is left out and none counts twice."""
     settings = SETTINGS.model_copy(update={"batch": 5, "steps": 2})
@@ -168,6 +170,7 @@ def test_any_number_of_processes_differ_by_the_order_of_a_sum(pictures: list[Pat
     assert differences(first, alone) < 1e-5
 
 
+@pytest.mark.slow
 def test_an_interruption_of_one_ends_all_and_any_number_may_go_on(
     pictures: list[Path], whole: Fitted
 ) -> None:
@@ -178,6 +181,7 @@ def test_an_interruption_of_one_ends_all_and_any_number_may_go_on(
     assert differences(together(work, size=1)[0], whole) == 0
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_states_refuse_to_go_on(
     pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -228,6 +232,7 @@ class OddError(Exception):
         super().__init__("odd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [0, 1])
 def test_what_one_process_raises_all_raise_and_then_go_on(where: int) -> None:
     error = ItemError("the picture is torn", fix="mend it")
@@ -241,6 +246,7 @@ def odd(team: Team) -> list[object]:
     return [str(each) for each in fail(team, OddError(1, 2), 1)]
 
 
+@pytest.mark.slow
 def test_an_error_that_cannot_be_sent_arrives_as_what_it_said() -> None:
     assert together(odd) == [["OddError: odd", "[2.0, 2.0]"], ["odd", "[2.0, 2.0]"]]
 
@@ -256,6 +262,7 @@ def die(team: Team) -> None:
         team.dismiss(1)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_does_not_leave_the_others_waiting() -> None:
     began = time.monotonic()
     leader, follower = together(die)
@@ -290,6 +297,7 @@ def share(team: Team, job: str, done: list[str]) -> None:
     done.append(job)
 
 
+@pytest.mark.slow
 def test_followers_do_what_they_are_told_and_end_as_they_are_told() -> None:
     assert together(obey, size=3) == [None, (["a", "c"], 3), (["a", "c"], 3)]
 

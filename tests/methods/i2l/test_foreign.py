@@ -411,6 +411,7 @@ def test_an_incomplete_map_tells_what_the_file_is(style: Style, work: dict[str, 
     assert not work["out"].exists()
 
 
+@pytest.mark.slow
 def test_a_predictor_without_a_map_is_recognised(style: Style, work: dict[str, Path]) -> None:
     done = style("lora", "convert", work["source"], "-o", work["out"])
     assert done.status == 2

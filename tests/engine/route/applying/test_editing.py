@@ -70,6 +70,7 @@ def test_pictures_come_to_legal_sizes_of_their_shape(
     assert abs(math.log(rows * columns / side**2)) <= math.log1p(2 * multiple / min(rows, columns))
 
 
+@pytest.mark.slow
 def test_the_edits_follow_one_another(retoucher: Retoucher) -> None:
     both = retoucher.chain(pictures(), [CAT, DOG], APPLY, seeds=[7], looks=False)
     first = retoucher.chain(pictures(), [CAT], APPLY, seeds=[7], looks=False)

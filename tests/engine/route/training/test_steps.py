@@ -100,6 +100,7 @@ def test_however_many_pairs_pass_together_the_gradient_is_the_same(
     assert apart.gradients() == pytest.approx(said, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_gradient(made: UnetEdit, pairs: Dataset) -> None:
     one = trainer(made, pairs)
     one.step()
@@ -187,6 +188,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_changes_nothing(
     assert not one.done
 
 
+@pytest.mark.slow
 def test_an_examination_is_the_same_each_time_and_a_fresh_expert_is_the_model(
     made: UnetEdit, pairs: Dataset
 ) -> None:
