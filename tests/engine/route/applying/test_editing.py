@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +42,11 @@ MOSAIC = wishes("make the cat in mosaic style", soft_route=True)[0]
 
 
 @pytest.fixture(scope="module")
-def retoucher(experts: Experts) -> Retoucher:
-    return Retoucher(desk.editor(), experts, [CAT, DOG, MOSAIC, CROSSED], Loss())
+def retoucher(experts: Experts) -> Iterator[Retoucher]:
+    """On the shared editor, whose layers get their experts taken off again."""
+    model = desk.editor().model
+    yield Retoucher(desk.editor(), experts, [CAT, DOG, MOSAIC, CROSSED], Loss())
+    model.delete_adapters(list(model.peft_config))
 
 
 def pictures(count: int = 1) -> Tensor:
