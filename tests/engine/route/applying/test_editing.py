@@ -44,9 +44,9 @@ MOSAIC = wishes("make the cat in mosaic style", soft_route=True)[0]
 @pytest.fixture(scope="module")
 def retoucher(experts: Experts) -> Iterator[Retoucher]:
     """On the shared editor, whose layers get their experts taken off again."""
-    model = desk.editor().model
-    yield Retoucher(desk.editor(), experts, [CAT, DOG, MOSAIC, CROSSED], Loss())
-    model.delete_adapters(list(model.peft_config))
+    made = Retoucher(desk.editor(), experts, [CAT, DOG, MOSAIC, CROSSED], Loss())
+    yield made
+    made.editor.model.delete_adapters(list(made.editor.model.peft_config))
 
 
 def pictures(count: int = 1) -> Tensor:
