@@ -22,17 +22,16 @@ from stylecli.artifacts import glyphs
 from stylecli.backbone import objective
 from stylecli.backbone.editors import delta as deltas
 from stylecli.errors import WeightsError
-from stylecli.methods.regionroute.styles import PAPER, WHOLE
+from stylecli.methods.regionroute.styles import PAPER, TEMPLATES, WHOLE
 from stylecli.pocket import edits, loop
 from stylecli.pocket.diffusion import OFFSET_NOISE, scheduler, tokenize
 from stylecli.tensors import grounds
 
 FIXED_ROWS = 48
-# How often each is asked for; "local" is a tint or a removal.
-KINDS = {"whole": 0.5, "local": 0.38, "identity": 0.12}
+# How often each is asked for; "local" is whatever is done to one thing.
+KINDS = {"whole": 0.35, "local": 0.55, "identity": 0.1}
 # Instruction, reference, or both are left out, for guidance.
 DROP_TEXT, DROP_PICTURE, DROP_BOTH = 0.05, 0.05, 0.05
-NAMED_ALONE = 0.3
 
 WHOLES = (
     WHOLE,
@@ -40,11 +39,6 @@ WHOLES = (
     "make everything in {style} style",
     "{style} style",
     "repaint the image in {style} style",
-)
-NAMED = (
-    "make the {object} in {style} style",
-    "{object}, {style} style",
-    "make the image of {object} into {style} style",
 )
 TINTS = (
     "make the {object} {style}",
@@ -57,6 +51,11 @@ REMOVALS = (
     "take the {object} away",
     "remove the {object}, keep other area unchanged",
 )
+LOCALS: Mapping[edits.Kind, Sequence[str]] = {
+    "redraw": TEMPLATES,
+    "tint": TINTS,
+    "remove": REMOVALS,
+}
 IDENTITIES = ("", "keep the image unchanged", "leave everything as it is", "change nothing")
 # Family or filter -> what instructions call it.
 LOOKS: Mapping[str, str] = {
@@ -267,14 +266,9 @@ def asked(
     if not fitting:
         return None
     edit = grounds.one_of(fitting, generator)
-    among: Sequence[str]
-    look, thing = LOOKS.get(edit.look, edit.look), edit.thing
-    if edit.kind == "whole":
-        is_named = len(scene.things) == 1 and grounds.flip(NAMED_ALONE, generator)
-        among, thing = (NAMED, scene.things[0]) if is_named else (WHOLES, "")
-    else:
-        among = TINTS if edit.kind == "tint" else REMOVALS
-    prompt = grounds.one_of(among, generator).format(object=thing, style=look)
+    among = WHOLES if edit.kind == "whole" else LOCALS[edit.kind]
+    look = LOOKS.get(edit.look, edit.look)
+    prompt = grounds.one_of(among, generator).format(object=edit.thing, style=look)
     return prompt, reference, targets[edit.target]
 
 

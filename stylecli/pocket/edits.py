@@ -1,7 +1,8 @@
 """What pocket's editor learns from: scenes of icons, and the same scenes as edits leave them.
 
 Which edits are true is known, because scenes are put together from parts: all of them drawn by
-another family, one of them away, one in another colour, or the whole seen through a filter.
+another family, or one of them, one of them away, one in another colour, or the whole seen through
+a filter. Asked for whole pictures only, styles would come to mean everything, whatever is named.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {
     "white": (0.97, 0.97, 0.97),
     "yellow": (0.98, 0.85, 0.1),
 }
+# What experts are to learn of single things is shown to the editor of whole pictures only.
+WHOLE_ONLY = frozenset({"fluent-emoji-high-contrast", "streamline-emojis"})
 # Colours whose channels sum to more are laid on without darkening.
 BRIGHT = 2.6
 
-Kind = Literal["whole", "tint", "remove"]
+Kind = Literal["whole", "redraw", "tint", "remove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ class Edit:
 
     Attributes:
         target: Its row among a shard's targets.
-        look: Family or filter of a whole restyle, colour of a tint; empty of a removal.
-        thing: What is tinted or removed, as it is called; empty of whole restyles.
+        look: Family or filter of a restyle, colour of a tint; empty of a removal.
+        thing: What is redrawn, tinted or removed, as it is called; empty of whole restyles.
     """
 
     target: int
@@ -141,6 +144,11 @@ class Stage:
             mask = scene.things[chosen].mask
             tinted = tint(scene.picture, COLOURS[colour])
             keep(mask * tinted + (1 - mask) * scene.picture, "tint", colour, named)
+        for k, thing in enumerate(things):
+            hands = sorted(set(self._drawn[thing]) - {families[k]} - WHOLE_ONLY)
+            family = grounds.one_of(hands, generator)
+            redrawn = [*families[:k], family, *families[k + 1 :]]
+            keep(seen(redrawn, every).picture, "redraw", family, glyphs.words(thing))
         look = grounds.one_of(sorted(FILTERS), generator)
         keep(FILTERS[look](scene.picture), "whole", look, "")
         others = sorted(self._common(things) - set(families))

@@ -120,7 +120,7 @@ def test_every_edit_of_a_scene_is_true(world: World) -> None:
     for _ in range(25):
         row, pictures = stage.scene(generator)
         assert len(pictures) == 1 + len(row.edits)
-        source = pictures[0]
+        source, redrawn = pictures[0], []
         for one in row.edits:
             target = pictures[one.target]
             seen.add((one.kind, one.look in FILTERS))
@@ -132,13 +132,31 @@ def test_every_edit_of_a_scene_is_true(world: World) -> None:
                 continue
             assert one.thing in row.things
             assert 0 < float(changed.float().mean()) < 0.6
-            blue = float(source[2][changed].median()) * 255
-            assert blue == pytest.approx(BLUE[one.thing.replace(" ", "-")], abs=20)
+            # What is redrawn is there before and after, the larger of both seen wherever one is.
+            showing = (source, target) if one.kind == "redraw" else (source,)
+            blues = [float(picture[2][changed].median()) * 255 for picture in showing]
+            blue = pytest.approx(BLUE[one.thing.replace(" ", "-")], abs=20)
+            assert any(each == blue for each in blues)
+            if one.kind == "redraw":
+                assert one.look not in edits.WHOLE_ONLY
+                redrawn.append(one.thing)
             if one.kind == "tint":
-                inside = (target - edits.tint(source, edits.COLOURS[one.look])).abs().amax(0) < 1e-6
-                # But for the one or two pixels of its soft edge.
-                assert float((changed & ~inside).sum()) < 0.5 * float(changed.sum())
-    assert seen == {("whole", True), ("whole", False), ("tint", False), ("remove", False)}
+                # As far to the tint as its soft edge lets it, all channels alike; most of what can
+                # be seen to change is all the way there.
+                step = edits.tint(source, edits.COLOURS[one.look]) - source
+                share = ((target - source) * step).sum(0) / (step.square().sum(0) + 1e-9)
+                torch.testing.assert_close(target - source, share * step, atol=1e-4, rtol=0)
+                assert float(share.min()) > -1e-3
+                assert float(share.max()) == pytest.approx(1, abs=1e-3)
+                assert int((share > 0.9).sum()) > 0.5 * int((share > 0.1).sum())
+        assert redrawn == list(row.things)
+    assert seen == {
+        ("whole", True),
+        ("whole", False),
+        ("redraw", False),
+        ("tint", False),
+        ("remove", False),
+    }
 
 
 def test_only_plain_things_that_many_hands_draw_are_on_stage(world: World) -> None:
@@ -172,7 +190,7 @@ def test_a_shard_is_made_once_and_always_the_same(
 
 @pytest.mark.slow
 def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
-    shard, generator = shards[0], chance()
+    shard, generator, kinds = shards[0], chance(), set()
     targets = list(shard.targets)
     for scene, reference in zip(shard.rows, shard.references, strict=True):
         prompt, source, target = edit_part.asked(
@@ -180,12 +198,14 @@ def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
         ) or pytest.fail("identity can always be asked for")
         assert prompt in edit_part.IDENTITIES
         assert torch.equal(source, target)
-        local = edit_part.asked(scene, reference, targets, "local", generator)
-        assert local is not None
-        (one,) = [each for each in scene.edits if each.kind != "whole"]
-        assert one.thing in local[0]
-        assert one.look in local[0]
-        assert torch.equal(local[2], shard.targets[one.target])
+        for _ in range(6):
+            local = edit_part.asked(scene, reference, targets, "local", generator)
+            assert local is not None
+            (one,) = [each for each in scene.edits if torch.equal(local[2], targets[each.target])]
+            assert one.kind != "whole"
+            assert one.thing in local[0]
+            assert edit_part.LOOKS.get(one.look, one.look) in local[0]
+            kinds.add(one.kind)
         whole = edit_part.asked(scene, reference, targets, "whole", generator)
         assert whole is not None
         looks = [
@@ -194,6 +214,7 @@ def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
             if each.kind == "whole" and torch.equal(whole[2], shard.targets[each.target])
         ]
         assert any(look in whole[0] for look in looks)
+    assert kinds == set(edit_part.LOCALS)
 
 
 @pytest.mark.slow
