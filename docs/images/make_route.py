@@ -4,6 +4,7 @@
     python docs/images/make_route.py node_modules/@iconify-json --work DIR --part main
     python docs/images/make_route.py node_modules/@iconify-json --work DIR --part ablation \
         --experts plain=DIR --experts focus=DIR --experts cover=DIR --experts rank8=DIR
+    python docs/images/make_route.py node_modules/@iconify-json --work DIR --part rival
     python docs/images/make_route.py node_modules/@iconify-json --work DIR --part table
 
 Every part adds what is missing to rows in the work folder; `table` turns whatever is there into

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import route_rival
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -126,16 +128,24 @@ class Studio:
         return result, rebuilt, torch.stack(maps).mean(dim=0).view(len(some), *grid)
 
     @torch.inference_mode()
+    def rebuilt(self, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+        """What the autoencoder makes of a picture."""
+        return self.editor.decode(self.editor.encode_image(picture[None]))[0].clamp(0, 1)
+
+    @torch.inference_mode()
     def judged(
         self,
         one: Asked,
         result: Float[Tensor, "3 h w"],
         rebuilt: Float[Tensor, "3 h w"],
-        looked: Float[Tensor, "gh gw"],
+        looked: Float[Tensor, "gh gw"] | None,
     ) -> dict[str, Any]:
         """All figures of an edit; `distance` and `error` are shares of what they were before it.
 
         What changed is counted from `rebuilt`: the autoencoder's own loss is no edit.
+
+        Args:
+            looked: None where nobody looked for the thing; the figures of attention are then NaN.
         """
         asked, other, style = one.question, 1 - one.thing, one.style
         before, truth = asked.picture, asked.truth(one.thing, style)
@@ -152,8 +162,11 @@ class Studio:
         cosine = float((self._clip.image_features(image[None]) * text).sum())
         pasted = regional.paste_inside(result[None], before[None], region)
         hard = (region >= 0.5).float()
-        cells = on_grid(mask[None], (looked.shape[0], looked.shape[1]))
-        maps = looked.flatten()[None]
+        mass = iou = math.nan
+        if looked is not None:
+            cells = on_grid(mask[None], (looked.shape[0], looked.shape[1]))
+            maps = looked.flatten()[None]
+            mass, iou = (float(each(maps, cells)) for each in (measures.inside_mass, measures.iou))
         band = regional.outside_band(hard, BAND_PX) * regional.outside_band(1 - hard, BAND_PX)
         return {
             "inside": inside,
@@ -166,8 +179,8 @@ class Studio:
             "lpips_bg": self._apart(pasted[0], before),
             "mse_bg": regional.mse_bg(result[None], before[None], hard),
             "seam": _mean((result - truth).abs().mean(dim=0), band),
-            "mass": float(measures.inside_mass(maps, cells)),
-            "iou": float(measures.iou(maps, cells)),
+            "mass": mass,
+            "iou": iou,
         }
 
     @torch.inference_mode()
@@ -215,10 +228,32 @@ def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Pa
         _carried_out(name, BY_EXPERT, own, studio, work / "ablation")
 
 
+def rival(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
+    """The same scenes by `mask-transfer`, which is told where by the true mask."""
+    del folders
+    file, name = work / "ablation.jsonl", "mask-transfer"
+    (work / "ablation" / name).mkdir(parents=True, exist_ok=True)
+    done = {row["id"] for row in lines(file) if row["way"] == name}
+    for style in STYLES:
+        own = [one for one in asked(world, ABLATED) if one.style is style]
+        if all(one.id in done for one in own):
+            continue
+        regions = [one.question.region(one.thing, style) for one in own]
+        pairs = [(one.id, one.question.picture, at) for one, at in zip(own, regions, strict=True)]
+        results = route_rival.answers(world, style, pairs, work / "rival")
+        for one, region, result in zip(own, regions, results, strict=True):
+            before, truth = one.question.picture, one.question.truth(one.thing, style)
+            rebuilt = torch.lerp(before, studio.rebuilt(before), region)
+            figures = studio.judged(one, result, rebuilt, None)
+            _save(work / "ablation" / name / f"{one.id}.png", before, result, truth)
+            _note(file, name, name, one, figures)
+
+
 PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
     "editor": editor_part,
     "main": main_part,
     "ablation": ablation,
+    "rival": rival,
 }
 
 
@@ -269,30 +304,34 @@ def _carried_out(name: str, way: Way, some: Sequence[Asked], studio: Studio, fol
     for style_id, group in _batches(todo, way.expert):
         said = [way.said(one) for one in group]
         answers = zip(group, *studio.edited(group, said, style_id), strict=True)
-        with file.open("a", encoding="utf-8") as rows:
-            for one, result, rebuilt, looked in answers:
-                question, before = one.question, one.question.picture
-                whole = way.is_whole and not way.is_spliced
-                truth = question.whole(one.style) if whole else question.truth(one.thing, one.style)
-                if way.is_spliced:
-                    region = question.region(one.thing, one.style)
-                    result, rebuilt = (torch.lerp(before, x, region) for x in (result, rebuilt))
-                figures = (
-                    studio.compared(before, rebuilt, result, truth)
-                    if whole
-                    else studio.judged(one, result, rebuilt, looked)
-                )
-                _save(folder / name / f"{one.id}.png", before, result, truth)
-                row = {
-                    "way": name,
-                    "by": studio.by(style_id),
-                    "id": one.id,
-                    "kind": question.kind,
-                    "style": one.style.id,
-                    **_short(figures),
-                }
-                rows.write(json.dumps(row) + "\n")
+        for one, result, rebuilt, looked in answers:
+            question, before = one.question, one.question.picture
+            whole = way.is_whole and not way.is_spliced
+            truth = question.whole(one.style) if whole else question.truth(one.thing, one.style)
+            if way.is_spliced:
+                region = question.region(one.thing, one.style)
+                result, rebuilt = (torch.lerp(before, x, region) for x in (result, rebuilt))
+            figures = (
+                studio.compared(before, rebuilt, result, truth)
+                if whole
+                else studio.judged(one, result, rebuilt, looked)
+            )
+            _save(folder / name / f"{one.id}.png", before, result, truth)
+            _note(file, name, studio.by(style_id), one, figures)
         print(name, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
+
+
+def _note(file: Path, name: str, by: str, one: Asked, figures: Mapping[str, Any]) -> None:
+    row = {
+        "way": name,
+        "by": by,
+        "id": one.id,
+        "kind": one.question.kind,
+        "style": one.style.id,
+        **_short(figures),
+    }
+    with file.open("a", encoding="utf-8") as rows:
+        rows.write(json.dumps(row) + "\n")
 
 
 def _batches(

@@ -100,17 +100,16 @@ def _table(name: str, groups: Mapping[str, Any]) -> str:
     for figure, (form, words) in FIGURES.items():
         if figure not in next(iter(groups.values())):
             continue
-        cells = [
-            "{} [{}, {}]".format(*(_shown(form, value) for value in own[figure]))
-            for own in groups.values()
-        ]
+        cells = [_cell(form, own[figure]) for own in groups.values()]
         lines.append(f"| {words} | {' | '.join(cells)} |")
     lines.append(f"| edits | {' | '.join(str(own['edits']) for own in groups.values())} |")
     return "\n".join(lines)
 
 
-def _shown(form: str, value: float | None) -> str:
-    return "unknown" if value is None else form.format(value)
+def _cell(form: str, said: Sequence[float | None]) -> str:
+    """Nothing of what was not measured: `mask-transfer` has no words that look anywhere."""
+    value, low, high = ("unknown" if each is None else form.format(each) for each in said)
+    return "" if said[0] is None else f"{value} [{low}, {high}]"
 
 
 def _sheets(work: Path, rows: Rows, folder: Path) -> None:
