@@ -34,11 +34,11 @@ REFERENCES = {
 }
 
 
-def ground(top: tuple[int, int, int], bottom: tuple[int, int, int]) -> Tensor:
+def ground(top: tuple[int, int, int], bottom: tuple[int, int, int], px: int) -> Tensor:
     ends = torch.tensor([top, bottom], dtype=torch.float32) / 255
-    share = torch.linspace(0, 1, PX)[None, :, None]
+    share = torch.linspace(0, 1, px)[None, :, None]
     rows = ends[0][:, None, None] * (1 - share) + ends[1][:, None, None] * share
-    return rows.expand(3, PX, PX)
+    return rows.expand(3, px, px)
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     folder = Path(__file__).parent / "gallery"
     folder.mkdir(exist_ok=True)
     for name, (hand, colours, things) in REFERENCES.items():
-        picture = ground(*colours)
+        picture = ground(*colours, PX)
         for thing, (side, shift) in things.items():
             drawn = glyphs.render(icons[hand, thing].svg, PX).copy()
             rgba = torch.from_numpy(drawn).permute(2, 0, 1).float() / 255
