@@ -57,7 +57,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Trainings, whole command lines, killed and resumed runs: before a release, for an hour."""
+    """Further cases, trainings, whole command lines, killed runs: before a release, for an hour."""
     session.run("pytest", *SIDE_BY_SIDE, "-m", "slow and not gpu and not weights", *session.posargs)
 
 

@@ -64,6 +64,8 @@ def _slow_but_for_one(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("mostly_slow"):
             name = item.nodeid.partition("[")[0]
+            if name not in seen and item.get_closest_marker("slow"):
+                raise pytest.UsageError(f"{name} is slow; that it is mostly so says nothing")
             if name in seen:
                 item.add_marker(pytest.mark.slow)
             seen.add(name)

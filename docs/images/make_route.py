@@ -35,12 +35,13 @@ def main() -> None:
     parser.add_argument("--editor", type=Path, default=ASSETS / "editors" / "pocket")
     parser.add_argument("--experts", action="append", default=[], metavar="NAME=DIR")
     given = parser.parse_args()
-    folders = {"both": ASSETS / "experts" / "pocket"}
+    folders = {route_parts.SHIPPED: ASSETS / "experts" / "pocket"}
+    own = {*folders, *route_parts.ALONE, route_parts.RIVAL}
     for one in given.experts:
         name, sign, folder = one.partition("=")
-        if not (name and sign and folder) or name in route_parts.ALONE:
-            taken = " or ".join(route_parts.ALONE)
-            parser.error(f"--experts {one}: wants NAME=DIR, and no name may be {taken}")
+        if not (name and sign and folder) or name in own | folders.keys():
+            taken = ", ".join(sorted(own))
+            parser.error(f"--experts {one}: wants NAME=DIR, each name once and none of {taken}")
         folders[name] = Path(folder)
     # Two parts run side by side on two cores.
     torch.set_num_threads(1)

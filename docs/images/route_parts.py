@@ -1,9 +1,8 @@
-"""What an editor makes of the questions, and the figures of it, a JSON line for each edit."""
+"""What an editor makes of the questions, and the figures of it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import route_rival
+import route_rows
 import torch
 from jaxtyping import Float
-from PIL import Image
 from route_world import KINDS, STYLES, Question, World
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylecli.artifacts import images
 from stylecli.backbone import lora
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.experts import Experts as Adapters
@@ -68,6 +66,11 @@ class Asked:
     def id(self) -> str:
         return f"{self.question.id}-{self.thing}"
 
+    def who(self, way: str, by: str) -> dict[str, str]:
+        """Of which edit a row is, and whose work."""
+        known = {"id": self.id, "kind": self.question.kind, "style": self.style.id}
+        return {"way": way, "by": by, **known}
+
 
 class Studio:
     """An editor with experts, and what judges it."""
@@ -91,10 +94,11 @@ class Studio:
         return self._adapters.ids
 
     def by(self, style_id: str | None) -> str:
-        """Whose work an edit is: of the editor alone, or with an expert."""
-        return " ".join(
-            [self.editor.fingerprint, *([self._files[style_id][:16]] if style_id else [])]
-        )
+        """Whose work an edit is: of the editor alone, or with an expert, and how it was asked."""
+        expert = [self._files[style_id][:16]] if style_id else []
+        apply = self._apply
+        asked = f"{apply.steps}:{apply.guidance:g}:{apply.image_guidance:g}"
+        return " ".join([self.editor.fingerprint, *expert, asked])
 
     @torch.inference_mode()
     def edited(
@@ -213,8 +217,8 @@ def editor_part(world: World, studio: Studio, folders: Mapping[str, Path], work:
 
 def main_part(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
     """Every kind of scene with the experts that ship."""
-    studio.take_up(folders["both"])
-    _carried_out("both", BY_EXPERT, asked(world, SCENES), studio, work / "main")
+    studio.take_up(folders[SHIPPED])
+    _carried_out(SHIPPED, BY_EXPERT, asked(world, SCENES), studio, work / "main")
 
 
 def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
@@ -231,30 +235,21 @@ def ablation(world: World, studio: Studio, folders: Mapping[str, Path], work: Pa
 def rival(world: World, studio: Studio, folders: Mapping[str, Path], work: Path) -> None:
     """The same scenes by `mask-transfer`, which is told where by the true mask."""
     del folders
-    file, name = work / "ablation.jsonl", "mask-transfer"
-    (work / "ablation" / name).mkdir(parents=True, exist_ok=True)
-    done = {row["id"] for row in lines(file) if row["way"] == name}
+    file = work / "ablation.jsonl"
+    done = {(row["way"], row["id"], row.get("by")) for row in route_rows.read(file)}
     for style in STYLES:
         own = [one for one in asked(world, ABLATED) if one.style is style]
-        if all(one.id in done for one in own):
-            continue
         regions = [one.question.region(one.thing, style) for one in own]
         pairs = [(one.id, one.question.picture, at) for one, at in zip(own, regions, strict=True)]
-        results = route_rival.answers(world, style, pairs, work / "rival")
+        by, results = route_rival.answers(world, style, pairs, work / "rival")
         for one, region, result in zip(own, regions, results, strict=True):
+            if (RIVAL, one.id, by) in done:
+                continue
             before, truth = one.question.picture, one.question.truth(one.thing, style)
             rebuilt = torch.lerp(before, studio.rebuilt(before), region)
             figures = studio.judged(one, result, rebuilt, None)
-            _save(work / "ablation" / name / f"{one.id}.png", before, result, truth)
-            _note(file, name, name, one, figures)
-
-
-PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
-    "editor": editor_part,
-    "main": main_part,
-    "ablation": ablation,
-    "rival": rival,
-}
+            route_rows.save(work / "ablation" / RIVAL / f"{one.id}.png", before, result, truth)
+            route_rows.note(file, one.who(RIVAL, by), figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +278,8 @@ class Way:
 BY_EXPERT, WHOLLY = Way(is_expert=True), Way(is_whole=True)
 # What needs no experts.
 ALONE: Mapping[str, Way] = {"base": Way(), "splice": Way(is_whole=True, is_spliced=True)}
+# What is done by another command, and what those that ship are called.
+RIVAL, SHIPPED = "mask-transfer", "both"
 
 
 def asked(world: World, counts: Mapping[str, int]) -> list[Asked]:
@@ -298,8 +295,7 @@ def asked(world: World, counts: Mapping[str, int]) -> list[Asked]:
 def _carried_out(name: str, way: Way, some: Sequence[Asked], studio: Studio, folder: Path) -> None:
     """Edits that are not in the file yet, by this editor and expert, with their pictures."""
     file = folder.with_suffix(".jsonl")
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    done = {(row["way"], row["id"], row["by"]) for row in lines(file)}
+    done = {(row["way"], row["id"], row.get("by")) for row in route_rows.read(file)}
     todo = [one for one in some if (name, one.id, studio.by(way.expert(one))) not in done]
     for style_id, group in _batches(todo, way.expert):
         said = [way.said(one) for one in group]
@@ -316,22 +312,9 @@ def _carried_out(name: str, way: Way, some: Sequence[Asked], studio: Studio, fol
                 if whole
                 else studio.judged(one, result, rebuilt, looked)
             )
-            _save(folder / name / f"{one.id}.png", before, result, truth)
-            _note(file, name, studio.by(style_id), one, figures)
+            route_rows.save(folder / name / f"{one.id}.png", before, result, truth)
+            route_rows.note(file, one.who(name, studio.by(style_id)), figures)
         print(name, len(todo), style_id, flush=True)  # noqa: T201 - what is being done
-
-
-def _note(file: Path, name: str, by: str, one: Asked, figures: Mapping[str, Any]) -> None:
-    row = {
-        "way": name,
-        "by": by,
-        "id": one.id,
-        "kind": one.question.kind,
-        "style": one.style.id,
-        **_short(figures),
-    }
-    with file.open("a", encoding="utf-8") as rows:
-        rows.write(json.dumps(row) + "\n")
 
 
 def _batches(
@@ -343,27 +326,13 @@ def _batches(
             yield style_id, own[first : first + BATCH]
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    """Rows of a file; of an edit done twice, by other weights, the later one counts."""
-    if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        # Of one that was being written nothing is known.
-        text = text[: text.rfind("\n") + 1]
-        file.write_text(text, encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
-    return list({(row["way"], row["id"]): row for row in rows}.values())
-
-
-def _save(path: Path, *pictures: Float[Tensor, "3 h w"]) -> None:
-    """Before, after, and the truth, side by side."""
-    Image.fromarray(images.to_pixels(torch.cat(pictures, dim=2)).numpy()).save(path)
-
-
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: round(v, 5) if isinstance(v, float) else v for key, v in row.items()}
-
-
 def _mean(values: Float[Tensor, "h w"], weights: Float[Tensor, "h w"]) -> float:
     return float((values * weights).sum() / weights.sum().clamp(min=1e-6))
+
+
+PARTS: Mapping[str, Callable[[World, Studio, Mapping[str, Path], Path], None]] = {
+    "editor": editor_part,
+    "main": main_part,
+    "ablation": ablation,
+    "rival": rival,
+}

@@ -16,7 +16,9 @@ from PIL import Image
 from route_world import PX, World
 from torch import Tensor
 
-from stylecli.artifacts import images
+from stylecli.artifacts import images, store
+from stylecli.backbone import model
+from stylecli.backbone.registry import ASSETS
 from stylecli.methods.regionroute.styles import Style
 
 # Pictures of each style to learn from; their numbers are none of the questions'.
@@ -30,8 +32,8 @@ def answers(
     style: Style,
     pairs: Sequence[tuple[str, Float[Tensor, "3 h w"], Float[Tensor, "h w"]]],
     work: Path,
-) -> list[Float[Tensor, "3 h w"]]:
-    """Restyled pictures; again, only those that are missing.
+) -> tuple[str, list[Float[Tensor, "3 h w"]]]:
+    """Whose work it is, and the restyled pictures; again, only those that are missing.
 
     Args:
         pairs: A name, a picture and a mask of each.
@@ -49,7 +51,8 @@ def answers(
     region = f"{home / 'masks'}/{{content}}.png={lora}"
     out = home / "out"
     _style("mask-transfer", home / "contents", "--region", region, "-o", out, *SMALL)
-    return [_read(out, name) for name, _, _ in pairs]
+    by = f"{model.fingerprint(ASSETS / 'pocket')} {store.file_sha256(lora)[:16]}"
+    return by, [_read(out, name) for name, _, _ in pairs]
 
 
 def _style(*words: object) -> None:
@@ -64,8 +67,7 @@ def _style(*words: object) -> None:
 
 
 def _save(path: Path, picture: Float[Tensor, "3 h w"]) -> None:
-    if not path.exists():
-        Image.fromarray(images.to_pixels(picture).numpy()).save(path)
+    Image.fromarray(images.to_pixels(picture).numpy()).save(path)
 
 
 def _read(folder: Path, name: str) -> Float[Tensor, "3 h w"]:

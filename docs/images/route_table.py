@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import route_parts
+import route_rows
 from PIL import Image, ImageDraw
 from route_world import KINDS, STYLES
 
@@ -39,7 +39,7 @@ def write(work: Path, folder: Path) -> None:
     rows = {
         part: _taking_turns(own)
         for part in ("editor", "main", "ablation")
-        if (own := route_parts.lines(work / f"{part}.jsonl"))
+        if (own := route_rows.read(work / f"{part}.jsonl"))
     }
     found: dict[str, Any] = {}
     if "editor" in rows:
@@ -79,7 +79,11 @@ def _taking_turns(rows: Rows) -> Rows:
 
 
 def _said(rows: Rows, figure: str) -> list[float | None]:
-    """Mean and limits; the two edits of a scene are drawn anew together."""
+    """Mean and limits; None of what is unknown.
+
+    Limits of means are by resampling, in which the two edits of a scene stay together; of shares
+    they are Wilson's, of as many trials as there are scenes.
+    """
     scenes = [str(row["id"]).rpartition("-")[0] for row in rows]
     values = [float(row[figure]) for row in rows]
     if figure.startswith("is_"):

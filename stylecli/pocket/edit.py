@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, distributed
+from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from transformers import CLIPTextModel
 
@@ -27,7 +27,7 @@ from stylecli.backbone.registry import ASSETS, DELTA
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.pocket import data, edits, loop, words
-from stylecli.pocket.edit_part import KINDS, Changes, EditPart, Speaker, asked
+from stylecli.pocket.edit_part import KINDS, Asked, Changes, EditPart, Speaker, asked
 from stylecli.pocket.judge import write_sums
 
 if TYPE_CHECKING:
@@ -119,16 +119,18 @@ def figures(lpips: PocketLpips, folder: Path, world: data.World) -> dict[str, fl
         device=torch.device("cpu"),
     )
     stage, generator = edits.Stage(world, held_out=True), torch.Generator().manual_seed(3)
-    examples: dict[str, list[tuple[str, Tensor, Tensor]]] = {kind: [] for kind in KINDS}
+    examples: dict[str, list[Asked]] = {kind: [] for kind in KINDS}
     for _ in range(JUDGED):
-        row, pictures = stage.scene(generator)
+        row, pictures, _ = stage.scene(generator)
         for kind in KINDS:
             if (one := asked(row, pictures[0], pictures, kind, generator)) is not None:
                 examples[kind].append(one)
     found = {}
     for kind, some in examples.items():
-        prompts, sources, truths = zip(*some, strict=True)
-        source, truth = torch.stack(sources), torch.stack(truths)
+        source, truth = (
+            torch.stack([getattr(one, name) for one in some]) for name in ("reference", "target")
+        )
+        prompts = [one.prompt for one in some]
         latents = editor.encode_image(source)
         edited = editor.edit(
             latents,
@@ -172,7 +174,8 @@ def _shards(rank: int, job: Job) -> list[edits.Shard]:
     stage = edits.Stage(data.load(job.data, job.work))
     vae = load_part(AutoencoderKL, BASE, "vae", torch.float32).eval()
     vae.to(memory_format=torch.channels_last)
-    paths = [job.work / f"edits-{place}.safetensors" for place in range(edits.SHARDS)]
+    names = (f"edits-{edits.VERSION}-{place}.safetensors" for place in range(edits.SHARDS))
+    paths = [job.work / name for name in names]
     found: dict[Path, edits.Shard] = {}
 
     def take(some: Sequence[int]) -> None:

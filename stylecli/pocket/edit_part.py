@@ -1,15 +1,20 @@
 """What pocket's editor is taught, and the weights that learn it.
 
 A product of two thin matrices is learned for every weight, besides the first convolution: what
-ships holds what changed and not the model. The text encoder learns too: as captions taught it, the
-words of two styles are four times nearer to each other than two ways of asking for one. Errors are
-of noise, at times that `objective.drawn` favours.
+ships holds what changed and not the model. The text encoder learns too: captions taught it to tell
+ways of asking apart better than styles. Errors are of noise, at times that `objective.drawn`
+favours.
+
+Large editors know what instructions name. This one is told: the attention of a thing's name is to
+lie on the thing (as TokenCompose, Wang et al. 2024, has it). Where a style's words look is left to
+experts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,15 +26,21 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from stylecli.artifacts import glyphs
 from stylecli.backbone import objective
 from stylecli.backbone.editors import delta as deltas
+from stylecli.backbone.probe import unet as probes
+from stylecli.backbone.probe.unet import UnetProbe
 from stylecli.errors import WeightsError
+from stylecli.methods.regionroute import losses, measures
+from stylecli.methods.regionroute.spans import locate
 from stylecli.methods.regionroute.styles import PAPER, TEMPLATES, WHOLE
-from stylecli.pocket import edits, loop
+from stylecli.pocket import edits, loop, words
 from stylecli.pocket.diffusion import OFFSET_NOISE, scheduler, tokenize
 from stylecli.tensors import grounds
 
 FIXED_ROWS = 48
 # How often each is asked for; "local" is whatever is done to one thing.
 KINDS = {"whole": 0.35, "local": 0.55, "identity": 0.1}
+# Of attention, as RegionRoute weighs it (eq. 4).
+FOCUS, COVER = 0.1, 0.2
 # Instruction, reference, or both are left out, for guidance.
 DROP_TEXT, DROP_PICTURE, DROP_BOTH = 0.05, 0.05, 0.05
 
@@ -144,6 +155,23 @@ def _has_room(name: str, whole: Tensor | None, part: Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """An instruction and its answer.
+
+    Attributes:
+        reference: A picture, or its latents.
+        span: Of a thing's name in the prompt; None where all of the picture is meant, or none.
+        mask: Of the thing, among the scene's or the shard's.
+    """
+
+    prompt: str
+    reference: Tensor
+    target: Tensor
+    span: tuple[int, int] | None = None
+    mask: int | None = None
+
+
 class EditPart:
     """Instructions on scenes of several kinds, with min-SNR weights."""
 
@@ -163,6 +191,7 @@ class EditPart:
         """
         self._unet, self._changes, self._speaker = unet, changes, speaker
         self._shards, self._batch = shards, batch
+        self._probe = UnetProbe(probes.chosen(unet, "auto"))
         self._kept = scheduler().alphas_cumprod
         self._is_half = has_fast_halves(unet.device)
         self._chances, self._counts = objective.drawn(self._kept)
@@ -173,57 +202,69 @@ class EditPart:
 
     def losses(self, progress: float, generator: Generator) -> loop.Losses:
         kinds, chances = list(KINDS), torch.tensor(list(KINDS.values()))
-        rows: list[tuple[str, Tensor, Tensor]] = []
+        rows: list[tuple[edits.Shard, Asked]] = []
         while len(rows) < self._batch:
             shard = grounds.one_of(self._shards, generator)
             count = len(shard.rows) - FIXED_ROWS * (shard is self._shards[-1])
             row = int(torch.randint(count, (), generator=generator))
             kind = kinds[int(torch.multinomial(chances, 1, generator=generator))]
             if (asked := _asked_of(shard, row, kind, generator)) is not None:
-                rows.append(_dropped(*asked, generator))
-        prompts, references, targets = zip(*rows, strict=True)
+                rows.append((shard, _dropped(asked, generator)))
         times = torch.multinomial(self._chances, self._batch, True, generator=generator)
-        errors = self._errors(prompts, references, targets, times, generator)
-        return {"loss": (errors * self._counts[times].to(errors.device)).mean()}
+        with self._probe.installed(self._unet):
+            errors, maps, masks = self._answered(rows, times, generator)
+        found = losses.attention(maps, masks, masks.any(dim=1), losses.Forms())
+        return {
+            "loss": (errors * self._counts[times].to(errors.device)).mean(),
+            "focus": FOCUS * found.focus,
+            "cover": COVER * found.cover,
+        }
 
     @torch.no_grad()
     def figures(self) -> Mapping[str, float]:
-        """Unweighted error of each kind on scenes kept out of the batches, with fixed noise."""
+        """Unweighted error of each kind on scenes kept out of the batches, with fixed noise.
+
+        And how much of the attention of things' names is on the things.
+        """
         shard, found = self._shards[-1], {}
         for kind in KINDS:
             generator = torch.Generator().manual_seed(7)
-            asked = [
-                one
+            rows = [
+                (shard, one)
                 for row in range(len(shard.rows) - FIXED_ROWS, len(shard.rows))
                 if (one := _asked_of(shard, row, kind, generator)) is not None
             ]
-            prompts, references, targets = zip(*asked, strict=True)
-            times = torch.linspace(0, len(self._kept) - 1, len(asked)).long()
-            errors = self._errors(prompts, references, targets, times, generator)
+            times = torch.linspace(0, len(self._kept) - 1, len(rows)).long()
+            with self._probe.installed(self._unet):
+                errors, maps, masks = self._answered(rows, times, generator)
             found[f"error_{kind}"] = float(errors.mean())
+            if kind == "local":
+                found["named_inside"] = float(
+                    measures.inside_mass(maps[..., 0], masks[..., 0]).mean()
+                )
         return found
 
-    def _errors(
-        self,
-        prompts: Sequence[str],
-        references: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        times: Tensor,
-        generator: Generator,
-    ) -> Float[Tensor, " b"]:
+    def _answered(
+        self, rows: Sequence[tuple[edits.Shard, Asked]], times: Tensor, generator: Generator
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:
+        """Errors; where the names of things looked, and where the things are (or nothing)."""
         device = self._unet.device
-        clean = torch.stack(list(targets)).float()
+        clean = torch.stack([one.target for _, one in rows]).float()
         noise = torch.randn(clean.shape, generator=generator)
         noise += OFFSET_NOISE * torch.randn(*clean.shape[:2], 1, 1, generator=generator)
         kept = self._kept[times][:, None, None, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-        seen = torch.cat([noisy, torch.stack(list(references)).float()], dim=1)
+        seen = torch.cat([noisy, torch.stack([one.reference for _, one in rows]).float()], dim=1)
         seen = seen.to(device, memory_format=torch.channels_last)
-        spoken = self._speaker(prompts).to(device)
+        height, width = clean.shape[-2:]
+        self._probe.watch([self._speaker.places(one) for _, one in rows], (height, width))
+        spoken = self._speaker([one.prompt for _, one in rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._is_half):
             answer = self._unet(seen, times.to(device), spoken).sample.float()
         errors: Tensor = (answer - noise.to(device)).square().mean(dim=(1, 2, 3))
-        return errors
+        nowhere = torch.zeros(height, width)
+        masks = [nowhere if one.mask is None else shard.masks[one.mask] for shard, one in rows]
+        return errors, self._probe.maps(), torch.stack(masks).float().flatten(1)[..., None]
 
 
 def has_fast_halves(device: torch.device) -> bool:
@@ -247,6 +288,12 @@ class Speaker:
         spoken: Tensor = self._encoder(tokens).last_hidden_state
         return spoken[[each.index(prompt) for prompt in prompts]]
 
+    def places(self, asked: Asked) -> list[tuple[int, ...]]:
+        """Of a thing's name among the tokens; of no name none."""
+        if asked.span is None:
+            return [()]
+        return [locate(self._tokenizer, asked.prompt, asked.span, words.MAX_TOKENS)]
+
 
 def asked(
     scene: edits.Row,
@@ -254,38 +301,40 @@ def asked(
     targets: Tensor | Sequence[Tensor],
     kind: str,
     generator: Generator,
-) -> tuple[str, Tensor, Tensor] | None:
+) -> Asked | None:
     """An instruction, the reference and the answer; None where the scene has no such edit.
 
     Args:
         targets: Pictures or latents, by the numbers of edits.
     """
     if kind == "identity":
-        return grounds.one_of(IDENTITIES, generator), reference, reference
+        return Asked(grounds.one_of(IDENTITIES, generator), reference, reference)
     fitting = [edit for edit in scene.edits if (edit.kind == "whole") == (kind == "whole")]
     if not fitting:
         return None
     edit = grounds.one_of(fitting, generator)
-    among = WHOLES if edit.kind == "whole" else LOCALS[edit.kind]
-    look = LOOKS.get(edit.look, edit.look)
-    prompt = grounds.one_of(among, generator).format(object=edit.thing, style=look)
-    return prompt, reference, targets[edit.target]
+    template = grounds.one_of(WHOLES if edit.kind == "whole" else LOCALS[edit.kind], generator)
+    look, target = LOOKS.get(edit.look, edit.look), targets[edit.target]
+    prompt = template.format(object=edit.thing, style=look)
+    if edit.kind == "whole":
+        return Asked(prompt, reference, target)
+    first = len(template.partition("{object}")[0].format(style=look))
+    return Asked(prompt, reference, target, (first, first + len(edit.thing)), edit.mask)
 
 
-def _asked_of(
-    shard: edits.Shard, row: int, kind: str, generator: Generator
-) -> tuple[str, Tensor, Tensor] | None:
+def _asked_of(shard: edits.Shard, row: int, kind: str, generator: Generator) -> Asked | None:
     return asked(shard.rows[row], shard.references[row], shard.targets, kind, generator)
 
 
-def _dropped(
-    prompt: str, reference: Tensor, target: Tensor, generator: Generator
-) -> tuple[str, Tensor, Tensor]:
+def _dropped(asked: Asked, generator: Generator) -> Asked:
     lot = grounds.uniform(generator)
-    has_text = not (lot < DROP_TEXT or DROP_TEXT + DROP_PICTURE <= lot < _DROPPED)
-    has_picture = not DROP_TEXT <= lot < _DROPPED
-    seen = reference if has_picture else torch.zeros_like(reference)
-    return prompt if has_text else "", seen, target
+    if DROP_TEXT <= lot < _DROPPED:
+        # Nobody can tell where the thing is, then.
+        nothing = torch.zeros_like(asked.reference)
+        asked = replace(asked, reference=nothing, span=None, mask=None)
+    if lot < DROP_TEXT or DROP_TEXT + DROP_PICTURE <= lot < _DROPPED:
+        asked = replace(asked, prompt="", span=None, mask=None)
+    return asked
 
 
 _DROPPED = DROP_TEXT + DROP_PICTURE + DROP_BOTH

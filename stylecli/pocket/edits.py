@@ -20,12 +20,15 @@ from torch import Generator, Tensor
 
 from stylecli.artifacts import glyphs
 from stylecli.engine.training import checkpoint
+from stylecli.methods.regionroute.grids import on_grid
 from stylecli.pocket.data import World, photo_crop
 from stylecli.pocket.vae import encode
 from stylecli.tensors import grounds, scenes
 from stylecli.tensors.filters import FILTERS, LUMA
 
 PX = 64
+# Of what scenes hold: shards of another version are not read.
+VERSION = 2
 SHARDS, SCENES = 40, 250
 ROWS = 16
 # Things that are drawn by many hands and called by plain words.
@@ -65,12 +68,14 @@ class Edit:
         target: Its row among a shard's targets.
         look: Family or filter of a restyle, colour of a tint; empty of a removal.
         thing: What is redrawn, tinted or removed, as it is called; empty of whole restyles.
+        mask: Where that is seen: its row among a shard's masks; None of whole restyles.
     """
 
     target: int
     kind: Kind
     look: str
     thing: str
+    mask: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,12 @@ class Shard:
 
     Attributes:
         references: One for each of `rows`.
+        masks: Of all their things; the shares of the latents' cells that they cover.
     """
 
     references: Float[Tensor, "n 4 h w"]
     targets: Float[Tensor, "m 4 h w"]
+    masks: Float[Tensor, "k h w"]
     rows: tuple[Row, ...]
 
 
@@ -116,8 +123,13 @@ class Stage:
         }
         self._contents = tuple(self._drawn)
 
-    def scene(self, generator: Generator) -> tuple[Row, list[Float[Tensor, "3 px px"]]]:
-        """A row whose targets count from 1, with its pictures: the reference, then the targets."""
+    def scene(
+        self, generator: Generator
+    ) -> tuple[Row, list[Float[Tensor, "3 px px"]], list[Float[Tensor, "px px"]]]:
+        """A row whose targets count from 1, with its pictures: the reference, then the targets.
+
+        The masks come last, of its things as they are listed.
+        """
         things, families = self._cast(generator)
         places = scenes.squares(len(things), OVERLAP, generator)
         ground = self._ground(generator)
@@ -130,33 +142,34 @@ class Stage:
         scene = seen(families, every)
         edits, pictures = [], [scene.picture]
 
-        def keep(picture: Tensor, kind: Kind, look: str, thing: str) -> None:
-            edits.append(Edit(len(pictures), kind, look, thing))
+        names = tuple(glyphs.words(thing) for thing in things)
+
+        def keep(picture: Tensor, kind: Kind, look: str, thing: int | None = None) -> None:
+            named = "" if thing is None else names[thing]
+            edits.append(Edit(len(pictures), kind, look, named, thing))
             pictures.append(picture)
 
         chosen = int(torch.randint(len(things), (), generator=generator))
-        named = glyphs.words(things[chosen])
         if grounds.flip(REMOVED, generator):
             rest = [k for k in every if k != chosen]
-            keep(seen(families, rest).picture, "remove", "", named)
+            keep(seen(families, rest).picture, "remove", "", chosen)
         else:
             colour = grounds.one_of(sorted(COLOURS), generator)
             mask = scene.things[chosen].mask
             tinted = tint(scene.picture, COLOURS[colour])
-            keep(mask * tinted + (1 - mask) * scene.picture, "tint", colour, named)
+            keep(mask * tinted + (1 - mask) * scene.picture, "tint", colour, chosen)
         for k, thing in enumerate(things):
             hands = sorted(set(self._drawn[thing]) - {families[k]} - WHOLE_ONLY)
             family = grounds.one_of(hands, generator)
             redrawn = [*families[:k], family, *families[k + 1 :]]
-            keep(seen(redrawn, every).picture, "redraw", family, glyphs.words(thing))
+            keep(seen(redrawn, every).picture, "redraw", family, k)
         look = grounds.one_of(sorted(FILTERS), generator)
-        keep(FILTERS[look](scene.picture), "whole", look, "")
+        keep(FILTERS[look](scene.picture), "whole", look)
         others = sorted(self._common(things) - set(families))
         if others:
             family = grounds.one_of(others, generator)
-            keep(seen([family] * len(things), every).picture, "whole", family, "")
-        names = tuple(glyphs.words(thing) for thing in things)
-        return Row(names, tuple(edits)), pictures
+            keep(seen([family] * len(things), every).picture, "whole", family)
+        return Row(names, tuple(edits)), pictures, [thing.mask for thing in scene.things]
 
     def _common(self, things: Sequence[str]) -> set[str]:
         return set.intersection(*(set(self._drawn[thing]) for thing in things))
@@ -194,13 +207,13 @@ def shard(path: Path, stage: Stage, vae: AutoencoderKL, *, count: int, seed: int
     if not path.exists():
         _make(path, stage, vae, count, seed)
     tensors, state = checkpoint.load(path)
-    stored: list[tuple[list[str], list[tuple[int, Kind, str, str]]]] = json.loads(
+    stored: list[tuple[list[str], list[tuple[int, Kind, str, str, int | None]]]] = json.loads(
         str(state["rows"])
     )
     rows = tuple(
         Row(tuple(things), tuple(Edit(*each) for each in edits)) for things, edits in stored
     )
-    return Shard(tensors["references"], tensors["targets"], rows)
+    return Shard(tensors["references"], tensors["targets"], tensors["masks"], rows)
 
 
 @torch.no_grad()
@@ -208,15 +221,29 @@ def _make(path: Path, stage: Stage, vae: AutoencoderKL, count: int, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     references: list[Tensor] = []
     targets: list[Tensor] = []
+    masks: list[Tensor] = []
     rows: list[Any] = []
     for _ in range(count):
-        row, pictures = stage.scene(generator)
-        made = len(targets) - 1
-        edits = [[made + each.target, each.kind, each.look, each.thing] for each in row.edits]
+        row, pictures, own = stage.scene(generator)
+        made, seen = len(targets) - 1, len(masks)
+        edits = [
+            [
+                made + one.target,
+                one.kind,
+                one.look,
+                one.thing,
+                None if one.mask is None else seen + one.mask,
+            ]
+            for one in row.edits
+        ]
         rows.append([list(row.things), edits])
         references.append(pictures[0])
         targets += pictures[1:]
+        masks += own
     tensors = {"references": _encoded(vae, references), "targets": _encoded(vae, targets)}
+    height, width = tensors["references"].shape[-2:]
+    cells = on_grid(torch.stack(masks), (height, width))
+    tensors["masks"] = cells.view(-1, height, width).half().contiguous()
     checkpoint.save(path, tensors, {"rows": json.dumps(rows)})
 
 

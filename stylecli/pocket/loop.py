@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor, distributed, nn
 
 from stylecli.engine.training import checkpoint
+from stylecli.errors import UsageError
 
 Losses = dict[str, Tensor]
 MEETING_STEPS = 10
@@ -97,11 +98,21 @@ class Run:
         checkpoint.save(self.path, tensors, {"step": self.step, "elapsed": self.elapsed})
 
     def resume(self) -> bool:
-        """Take up the checkpoint, if there is one."""
+        """Take up the checkpoint, if there is one.
+
+        Raises:
+            UsageError: It is of a part that has other weights; nothing was taken up.
+        """
         try:
             tensors, state = checkpoint.load(self.path)
         except FileNotFoundError:
             return False
+        own = {f"model.{n}": p.shape for n, p in _weights(self.part.module).items()}
+        if own != {n: p.shape for n, p in tensors.items() if n.startswith("model.")}:
+            raise UsageError(
+                f"{self.path} is the checkpoint of another model",
+                fix="move it away, or choose another --work",
+            )
         with torch.no_grad():
             for name, weight in _weights(self.part.module).items():
                 weight.copy_(tensors[f"model.{name}"])

@@ -34,7 +34,6 @@ def merged_outputs(backbone: Backbone, *pairs: tuple[dict[str, torch.Tensor], fl
         ).sample
 
 
-@pytest.mark.slow
 def test_switching_loras_leaves_the_base_model_bit_identical(fresh: Backbone) -> None:
     """Point 19: loaded, used, left, raised through: outputs and weights are the first ones."""
     weights, before = state(fresh.unet), outputs(fresh)
@@ -72,7 +71,7 @@ def test_blocks_nest_and_each_puts_back_what_it_found(fresh: Backbone) -> None:
 
 
 @pytest.mark.mostly_slow
-@pytest.mark.parametrize("weight", [1.0, 0.4, -0.5])
+@pytest.mark.parametrize("weight", [0.4, 1.0, -0.5])
 def test_a_lora_is_its_product_added_to_the_weights(fresh: Backbone, weight: float) -> None:
     tensors = lora(fresh.unet)
     with with_loras(fresh, a=tensors).use({"a": weight}):

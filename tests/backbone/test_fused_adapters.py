@@ -37,7 +37,6 @@ def convolutions(unet: torch.nn.Module, seed: int = 3) -> dict[str, torch.Tensor
     return found
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "weights", [{"a": 1.0}, {"b": -0.5}, {"a": 0.7, "b": 0.3}, {"b": 1.0, "c": 2.0}]

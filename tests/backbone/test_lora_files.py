@@ -83,7 +83,7 @@ def as_old_processors(path: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
-WRITERS = [as_diffusers, as_kohya, as_peft, as_old_processors]
+WRITERS = [as_kohya, as_diffusers, as_peft, as_old_processors]
 
 
 def with_file(file: LoraFile) -> Tensor:

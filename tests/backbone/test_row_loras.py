@@ -69,8 +69,8 @@ def test_every_row_is_what_a_pass_with_its_lora_makes_of_it(
 @pytest.mark.parametrize(
     "slots",
     [
-        [0, 1, 2, 3, 4],
         [4, 3, 2, 1, 0],
+        [0, 1, 2, 3, 4],
         [2, 2, 2],
         [0, 0, 3, 3],
         [3, 3, 0],
@@ -115,7 +115,6 @@ def test_one_lora_of_the_trained_kind_is_pefts_to_the_bit(fresh: Backbone) -> No
         assert torch.equal(ours, outputs(fresh))
 
 
-@pytest.mark.slow
 def test_leaving_restores_the_base_model_to_the_bit(fresh: Backbone) -> None:
     weights, before = state(fresh.unet), outputs(fresh)
     factors = Factors.stacked([pairs(lora(fresh.unet)), pairs(lora(fresh.unet, seed=2))])

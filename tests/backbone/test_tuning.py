@@ -81,7 +81,6 @@ def test_pictures_no_larger_than_a_tile_have_the_same_bits(fresh: Backbone) -> N
     assert all(torch.equal(a, b) for a, b in zip(tiled, whole, strict=True))
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [8, 20, 32, 44, (64, 48), 4096])
 @pytest.mark.parametrize("height", [40, 64, 72, 104])

@@ -64,7 +64,6 @@ def raising(error: BaseException) -> Callable[[], object]:
 # Exit statuses.
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.parametrize("kind", TREE)
 def test_every_error_ends_with_two_lines_and_its_own_status(
     kind: type[StyleError], style: Style, during: Callable[..., None]

@@ -100,7 +100,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "line"), LINES)
 def test_a_command_of_an_example_is_understood(

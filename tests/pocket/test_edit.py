@@ -22,7 +22,15 @@ from stylecli.pocket.edit_part import Changes, EditPart, Speaker
 from stylecli.tensors.filters import FILTERS
 from tests.small import base_unet, noise
 
-FAMILIES = [name for name, family in glyphs.FAMILIES.items() if not family.is_held_out][:6]
+# Two of whole pictures only are among them.
+FAMILIES = [
+    *[
+        name
+        for name, family in glyphs.FAMILIES.items()
+        if not family.is_held_out and name not in edits.WHOLE_ONLY
+    ][:4],
+    *sorted(edits.WHOLE_ONLY),
+]
 CONTENTS = ("airplane", "red-apple", "snail")
 BLUE = {"airplane": 40, "red-apple": 125, "snail": 210}
 TOKENIZER = words.load(edit.BASE / "tokenizer")
@@ -76,11 +84,20 @@ def tiny_vae() -> AutoencoderKL:
         ).eval()
 
 
+def middle(picture: Tensor, mask: Tensor) -> list[float]:
+    """Of where a thing is seen whole: its median colour."""
+    inside = mask > 0.99
+    return [float(channel[inside].median()) * 255 for channel in picture]
+
+
 class Mute(Speaker):
     """A text encoder with as many words as there are prompts."""
 
     def __init__(self) -> None:
         self._said: dict[str, Tensor] = {}
+
+    def places(self, asked: edit_part.Asked) -> list[tuple[int, ...]]:
+        return [() if asked.span is None else (1,)]
 
     def __call__(self, prompts: Any) -> Tensor:
         for prompt in prompts:
@@ -118,19 +135,27 @@ def part(
 def test_every_edit_of_a_scene_is_true(world: World) -> None:
     stage, generator, seen = edits.Stage(world), chance(), set()
     for _ in range(25):
-        row, pictures = stage.scene(generator)
+        row, pictures, masks = stage.scene(generator)
         assert len(pictures) == 1 + len(row.edits)
         source, redrawn = pictures[0], []
         for one in row.edits:
             target = pictures[one.target]
             seen.add((one.kind, one.look in FILTERS))
             changed = (target - source).abs().amax(0) > 1e-6
+            if one.look in FAMILIES:
+                # Whoever draws a thing, its middle is of their red.
+                drawn = range(len(row.things)) if one.mask is None else [one.mask]
+                for k in drawn:
+                    assert middle(target, masks[k])[0] == pytest.approx(
+                        40 * FAMILIES.index(one.look), abs=12
+                    )
             if one.kind == "whole":
                 assert one.thing == ""
                 if one.look in FILTERS:
                     assert torch.equal(target, FILTERS[one.look](source))
+                assert one.mask is None
                 continue
-            assert one.thing in row.things
+            assert row.things[one.mask] == one.thing
             assert 0 < float(changed.float().mean()) < 0.6
             # What is redrawn is there before and after, the larger of both seen wherever one is.
             showing = (source, target) if one.kind == "redraw" else (source,)
@@ -146,6 +171,10 @@ def test_every_edit_of_a_scene_is_true(world: World) -> None:
                 step = edits.tint(source, edits.COLOURS[one.look]) - source
                 share = ((target - source) * step).sum(0) / (step.square().sum(0) + 1e-9)
                 torch.testing.assert_close(target - source, share * step, atol=1e-4, rtol=0)
+                shaken = step.abs().amax(0) > 0.05
+                torch.testing.assert_close(
+                    share[shaken], masks[one.mask][shaken], atol=1e-3, rtol=0
+                )
                 assert float(share.min()) > -1e-3
                 assert float(share.max()) == pytest.approx(1, abs=1e-3)
                 assert int((share > 0.9).sum()) > 0.5 * int((share > 0.1).sum())
@@ -182,10 +211,17 @@ def test_a_shard_is_made_once_and_always_the_same(
         assert shard.rows == first.rows
         assert torch.equal(shard.references, first.references)
         assert torch.equal(shard.targets, first.targets)
+        assert torch.equal(shard.masks, first.masks)
     assert first.references.dtype == torch.float16
     assert sorted(e.target for row in first.rows for e in row.edits) == list(
         range(len(first.targets))
     )
+    things = [thing for row in first.rows for thing in row.things]
+    assert len(first.masks) == len(things)
+    for row in first.rows:
+        for one in row.edits:
+            assert one.mask is None or things[one.mask] == one.thing
+    assert first.masks.shape[1:] == first.references.shape[2:]
 
 
 @pytest.mark.slow
@@ -193,39 +229,41 @@ def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
     shard, generator, kinds = shards[0], chance(), set()
     targets = list(shard.targets)
     for scene, reference in zip(shard.rows, shard.references, strict=True):
-        prompt, source, target = edit_part.asked(
-            scene, reference, targets, "identity", generator
-        ) or pytest.fail("identity can always be asked for")
-        assert prompt in edit_part.IDENTITIES
-        assert torch.equal(source, target)
+        same = edit_part.asked(scene, reference, targets, "identity", generator) or pytest.fail(
+            "identity can always be asked for"
+        )
+        assert same.prompt in edit_part.IDENTITIES
+        assert torch.equal(same.reference, same.target)
+        assert (same.span, same.mask) == (None, None)
         for _ in range(6):
             local = edit_part.asked(scene, reference, targets, "local", generator)
             assert local is not None
-            (one,) = [each for each in scene.edits if torch.equal(local[2], targets[each.target])]
+            (one,) = [e for e in scene.edits if torch.equal(local.target, targets[e.target])]
             assert one.kind != "whole"
-            assert one.thing in local[0]
-            assert edit_part.LOOKS.get(one.look, one.look) in local[0]
+            assert local.span is not None
+            assert local.prompt[slice(*local.span)] == one.thing
+            assert local.mask == one.mask
+            assert edit_part.LOOKS.get(one.look, one.look) in local.prompt
             kinds.add(one.kind)
         whole = edit_part.asked(scene, reference, targets, "whole", generator)
         assert whole is not None
+        assert (whole.span, whole.mask) == (None, None)
         looks = [
             edit_part.LOOKS[each.look]
             for each in scene.edits
-            if each.kind == "whole" and torch.equal(whole[2], shard.targets[each.target])
+            if each.kind == "whole" and torch.equal(whole.target, shard.targets[each.target])
         ]
-        assert any(look in whole[0] for look in looks)
+        assert any(look in whole.prompt for look in looks)
     assert kinds == set(edit_part.LOCALS)
 
 
 @pytest.mark.slow
 def test_words_and_pictures_are_left_out_in_the_stated_proportions() -> None:
     generator, reference = chance(), torch.ones(4, 2, 2)
-    found = [
-        (bool(prompt), bool(shown.any()))
-        for prompt, shown, _ in (
-            edit_part._dropped("a", reference, reference, generator) for _ in range(6000)
-        )
-    ]
+    whole = edit_part.Asked("a", reference, reference, (0, 1), 0)
+    rows = [edit_part._dropped(whole, generator) for _ in range(6000)]
+    assert {row.mask for row in rows if not (row.prompt and row.reference.any())} == {None}
+    found = [(bool(row.prompt), bool(row.reference.any())) for row in rows]
     share = {way: found.count(way) / len(found) for way in set(found)}
     expected = {(True, True): 0.85, (False, True): 0.05, (True, False): 0.05, (False, False): 0.05}
     assert share == pytest.approx(expected, abs=0.012)
@@ -286,7 +324,10 @@ def test_figures_are_of_scenes_that_training_never_draws(
     shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, made = part(shards, monkeypatch)
-    assert made.figures().keys() == {"error_whole", "error_local", "error_identity"}
+    assert made.figures().keys() == {
+        *(f"error_{kind}" for kind in edit_part.KINDS),
+        "named_inside",
+    }
     assert made.figures() == made.figures()
     drawn: list[int] = []
     real = edit_part._asked_of

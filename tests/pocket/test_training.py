@@ -69,6 +69,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one(world: World, tmp_path: 
         assert torch.equal(one, other)
 
 
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_of_it_taken_up(
+    world: World, tmp_path: Path
+):
+    part = yardsticks.LpipsPart(_tiny_lpips(), _sample(world), batch=4)
+    run = loop.start(part, loop.Settings(steps=2), tmp_path / "a")
+    run.save()
+    part.module.add_module("further", torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        next(part.module.parameters()).fill_(7.0)
+    with pytest.raises(UsageError, match="a is the checkpoint of another model"):
+        loop.start(part, loop.Settings(steps=2), tmp_path / "a")
+    assert torch.equal(
+        next(part.module.parameters()), torch.full_like(next(part.module.parameters()), 7.0)
+    )
+
+
 def test_averaged_weights_leave_with_the_block(world: World, tmp_path: Path):
     part = yardsticks.LpipsPart(_tiny_lpips(), _sample(world), batch=4)
     run = loop.start(part, loop.Settings(steps=2, learning_rate=0.1), tmp_path / "a")

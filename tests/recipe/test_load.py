@@ -276,7 +276,6 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 # What ships.
 
 
-@pytest.mark.slow
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
     assert len(files) == 15

@@ -27,6 +27,7 @@ from tests.small import noise
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat in red", "the dog in sss"]
+WORDS = "encoder.layers.0.mlp.fc1"
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def changes(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What makes an editor of `base`: the entry sees the reference, all else is as it was."""
-    unet = load("base", base, fingerprint="", device=CPU).unet
+    """What makes an editor of `base`: its entry sees the reference, one matrix reads words anew."""
+    loaded = load("base", base, fingerprint="", device=CPU)
+    unet, words = loaded.unet, loaded.text_encoder.get_submodule(WORDS).weight
     weight = unet.conv_in.weight
     tensors = {
         "conv_in.weight": torch.cat([weight, noise(*weight.shape, seed=3) * 0.2], dim=1),
         "conv_in.bias": unet.conv_in.bias,
+        f"text_encoder.{WORDS}.lora_A": noise(1, words.shape[1], seed=5),
+        f"text_encoder.{WORDS}.lora_B": noise(len(words), 1, seed=6),
     }
     made = Delta(tensors, "base", fingerprint(base), rank=1, native_px=24)
     folder = tmp_path_factory.mktemp("delta")
@@ -72,6 +76,23 @@ def raw(editor: UnetEdit, z: Tensor, shown: Tensor, time: int, embeds: Tensor) -
         seen = torch.cat([z, shown], dim=1)
         out: Tensor = editor.backbone.unet(seen, time, embeds, return_dict=False)[0]
     return out
+
+
+def test_changes_of_the_text_encoder_are_what_instructions_are_read_with(
+    base: Path, changes: Path, editor: UnetEdit
+) -> None:
+    before = load("base", base, fingerprint="", device=CPU)
+    tensors = deltas.read(changes / DELTA).tensors
+    weight = before.text_encoder.get_submodule(WORDS).weight
+    plain = before.encode_prompt(PROMPTS)
+    with torch.no_grad():
+        weight += (
+            tensors[f"text_encoder.{WORDS}.lora_B"].float()
+            @ tensors[f"text_encoder.{WORDS}.lora_A"].float()
+        )
+    said = editor.encode_prompt(PROMPTS).embeds
+    torch.testing.assert_close(said, before.encode_prompt(PROMPTS))
+    assert not torch.allclose(said, plain, atol=1e-2)
 
 
 @pytest.mark.slow

@@ -170,7 +170,6 @@ def test_sides_of_guidance_have_their_own_lora_in_a_stock_pipeline(setup: Setup)
     assert relative(found, swapped) > 1e-2
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 def test_a_second_lora_of_peft_acts_beside_the_predicted_one(setup: Setup) -> None:
     style, neutral, other = setup.loras()

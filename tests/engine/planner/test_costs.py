@@ -82,7 +82,6 @@ def test_batches_are_filled_up() -> None:
     assert part(cost(batch=3), "stylised").rows == 6 * 12
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_settings_for_less_memory_take_less(device: str) -> None:

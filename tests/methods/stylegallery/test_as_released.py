@@ -42,7 +42,6 @@ def drawn_matrix(seed: int) -> Callable[[int, int], Tensor]:
     )
 
 
-@pytest.mark.mostly_slow
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_all_of_stage_1_as_released(seed: int) -> None:
