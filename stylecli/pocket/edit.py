@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,9 @@ from stylecli.backbone.registry import ASSETS, DELTA
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.pocket import data, edits, loop, words
-from stylecli.pocket.edit_part import KINDS, Asked, Changes, EditPart, Speaker, asked
+from stylecli.pocket.asking import KINDS, Asked, asked
+from stylecli.pocket.changes import Changes
+from stylecli.pocket.edit_part import EditPart, Speaker
 from stylecli.pocket.judge import write_sums
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _edit_worker(rank: int, job: Job, rendezvous: Path | None) -> None:
     torch.set_flush_denormal(True)
     if rendezvous is not None:
         loop.join(rank, job.profile.workers, rendezvous)
-    shards = _shards(rank, job)
+    named, others = _shards(rank, job)
     unet = load_part(UNet2DConditionModel, BASE, "unet", torch.float32)
     encoder = load_part(CLIPTextModel, BASE, "text_encoder", torch.float32).eval()
     changes = Changes(unet, encoder, RANK, torch.Generator().manual_seed(0))
@@ -68,7 +69,8 @@ def _edit_worker(rank: int, job: Job, rendezvous: Path | None) -> None:
         changes.take_up(deltas.read(SHIPPED / DELTA).tensors)
     unet.to(job.profile.device, memory_format=torch.channels_last)
     speaker = Speaker(words.load(BASE / "tokenizer"), encoder.to(job.profile.device))
-    part = EditPart(unet, changes, speaker, shards, batch=BATCH * job.profile.scale)
+    batch = BATCH * job.profile.scale
+    part = EditPart(unet, changes, speaker, named, batch=batch, others=others)
 
     def export(run: loop.Run) -> None:
         with loop.averaged(run):
@@ -130,7 +132,7 @@ def figures(lpips: PocketLpips, folder: Path, world: data.World) -> dict[str, fl
         source, truth = (
             torch.stack([getattr(one, name) for one in some]) for name in ("reference", "target")
         )
-        prompts = [one.prompt for one in some]
+        prompts = [one.sentence.text for one in some]
         latents = editor.encode_image(source)
         edited = editor.edit(
             latents,
@@ -169,23 +171,25 @@ def ship(work: Path) -> None:
         file.chmod(0o644)
 
 
-def _shards(rank: int, job: Job) -> list[edits.Shard]:
-    """All of them; workers share the making."""
-    stage = edits.Stage(data.load(job.data, job.work))
+def _shards(rank: int, job: Job) -> tuple[list[edits.Shard], list[edits.Shard]]:
+    """Of things that have names, and of all; workers share the making."""
+    world = data.load(job.data, job.work)
     vae = load_part(AutoencoderKL, BASE, "vae", torch.float32).eval()
     vae.to(memory_format=torch.channels_last)
-    names = (f"edits-{edits.VERSION}-{place}.safetensors" for place in range(edits.SHARDS))
-    paths = [job.work / name for name in names]
-    found: dict[Path, edits.Shard] = {}
 
-    def take(some: Sequence[int]) -> None:
-        for place in some:
-            found[paths[place]] = edits.shard(
-                paths[place], stage, vae, count=edits.SCENES, seed=SEED + place
-            )
+    def some(stage: edits.Stage, name: str, count: int, seed: int) -> list[edits.Shard]:
+        paths = [job.work / f"{name}-{edits.VERSION}-{k}.safetensors" for k in range(count)]
 
-    take(range(rank, len(paths), job.profile.workers))
-    if distributed.is_initialized():
-        distributed.barrier()
-    take(range(len(paths)))
-    return [found[path] for path in paths]
+        def read(place: int) -> edits.Shard:
+            return edits.shard(paths[place], stage, vae, count=edits.SCENES, seed=seed + place)
+
+        for place in range(rank, count, job.profile.workers):
+            read(place)
+        if distributed.is_initialized():
+            distributed.barrier()
+        return [read(place) for place in range(count)]
+
+    return (
+        some(edits.Stage(world, among=edits.KNOWN), "named", edits.NAMED_SHARDS, 2 * SEED),
+        some(edits.Stage(world), "edits", edits.SHARDS, SEED),
+    )

@@ -16,9 +16,11 @@ from stylecli.artifacts import glyphs
 from stylecli.backbone.editors import delta as deltas
 from stylecli.backbone.registry import DELTA
 from stylecli.errors import UsageError, WeightsError
-from stylecli.pocket import edit, edit_part, edits, loop, words
+from stylecli.pocket import asking, edit, edit_part, edits, loop, words
+from stylecli.pocket.asking import Asked, Sentence
+from stylecli.pocket.changes import Changes
 from stylecli.pocket.data import IconRow, World
-from stylecli.pocket.edit_part import Changes, EditPart, Speaker
+from stylecli.pocket.edit_part import EditPart, Speaker
 from stylecli.tensors.filters import FILTERS
 from tests.small import base_unet, noise
 
@@ -96,8 +98,8 @@ class Mute(Speaker):
     def __init__(self) -> None:
         self._said: dict[str, Tensor] = {}
 
-    def places(self, asked: edit_part.Asked) -> list[tuple[int, ...]]:
-        return [() if asked.span is None else (1,)]
+    def places(self, sentence: Sentence) -> list[tuple[int, ...]]:
+        return [() if sentence.span is None else (1,)]
 
     def __call__(self, prompts: Any) -> Tensor:
         for prompt in prompts:
@@ -192,6 +194,8 @@ def test_only_plain_things_that_many_hands_draw_are_on_stage(world: World) -> No
     stage, generator = edits.Stage(world), chance()
     things = {thing for _ in range(30) for thing in stage.scene(generator)[0].things}
     assert things == {"airplane", "red apple", "snail"}
+    among = edits.Stage(world, among=edits.KNOWN)
+    assert {t for _ in range(9) for t in among.scene(generator)[0].things} == {"airplane", "snail"}
     assert not any(edits.is_plain(name) for name in ("keycap-10", "grinning-face", "one-oclock"))
 
 
@@ -229,41 +233,44 @@ def test_instructions_name_what_changes(shards: list[edits.Shard]) -> None:
     shard, generator, kinds = shards[0], chance(), set()
     targets = list(shard.targets)
     for scene, reference in zip(shard.rows, shard.references, strict=True):
-        same = edit_part.asked(scene, reference, targets, "identity", generator) or pytest.fail(
+        same = asking.asked(scene, reference, targets, "identity", generator) or pytest.fail(
             "identity can always be asked for"
         )
-        assert same.prompt in edit_part.IDENTITIES
+        assert same.sentence.text in asking.IDENTITIES
         assert torch.equal(same.reference, same.target)
-        assert (same.span, same.mask) == (None, None)
+        assert same.sentence == Sentence(same.sentence.text)
         for _ in range(6):
-            local = edit_part.asked(scene, reference, targets, "local", generator)
+            local = asking.asked(scene, reference, targets, "local", generator)
             assert local is not None
             (one,) = [e for e in scene.edits if torch.equal(local.target, targets[e.target])]
             assert one.kind != "whole"
-            assert local.span is not None
-            assert local.prompt[slice(*local.span)] == one.thing
-            assert local.mask == one.mask
-            assert edit_part.LOOKS.get(one.look, one.look) in local.prompt
+            said = local.sentence
+            assert said.span is not None
+            assert said.text[slice(*said.span)] == one.thing
+            assert said.mask == one.mask
+            assert asking.LOOKS.get(one.look, one.look) in said.text
             kinds.add(one.kind)
-        whole = edit_part.asked(scene, reference, targets, "whole", generator)
+        whole = asking.asked(scene, reference, targets, "whole", generator)
         assert whole is not None
-        assert (whole.span, whole.mask) == (None, None)
+        assert whole.sentence == Sentence(whole.sentence.text)
         looks = [
-            edit_part.LOOKS[each.look]
+            asking.LOOKS[each.look]
             for each in scene.edits
             if each.kind == "whole" and torch.equal(whole.target, shard.targets[each.target])
         ]
-        assert any(look in whole.prompt for look in looks)
-    assert kinds == set(edit_part.LOCALS)
+        assert any(look in whole.sentence.text for look in looks)
+    assert kinds == set(asking.LOCALS)
 
 
 @pytest.mark.slow
 def test_words_and_pictures_are_left_out_in_the_stated_proportions() -> None:
     generator, reference = chance(), torch.ones(4, 2, 2)
-    whole = edit_part.Asked("a", reference, reference, (0, 1), 0)
-    rows = [edit_part._dropped(whole, generator) for _ in range(6000)]
-    assert {row.mask for row in rows if not (row.prompt and row.reference.any())} == {None}
-    found = [(bool(row.prompt), bool(row.reference.any())) for row in rows]
+    whole = Asked(Sentence("a", (0, 1), 0), reference, reference)
+    rows = [asking.dropped(whole, generator) for _ in range(6000)]
+    assert {
+        row.sentence.mask for row in rows if not (row.sentence.text and row.reference.any())
+    } == {None}
+    found = [(bool(row.sentence.text), bool(row.reference.any())) for row in rows]
     share = {way: found.count(way) / len(found) for way in set(found)}
     expected = {(True, True): 0.85, (False, True): 0.05, (True, False): 0.05, (False, False): 0.05}
     assert share == pytest.approx(expected, abs=0.012)
@@ -325,7 +332,7 @@ def test_figures_are_of_scenes_that_training_never_draws(
 ) -> None:
     _, made = part(shards, monkeypatch)
     assert made.figures().keys() == {
-        *(f"error_{kind}" for kind in edit_part.KINDS),
+        *(f"error_{kind}" for kind in asking.KINDS),
         "named_inside",
     }
     assert made.figures() == made.figures()
@@ -342,6 +349,59 @@ def test_figures_are_of_scenes_that_training_never_draws(
         made.losses(0.5, chance(seed))
     assert drawn
     assert max(drawn) < len(shards[-1].rows) - 5
+
+
+@pytest.mark.slow
+def test_nothing_is_called_by_its_name_among_the_others(
+    shards: list[edits.Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, others = shards
+    unet, encoder = base_unet(), tiny_encoder()
+    changes = Changes(unet, encoder, 4, chance())
+    monkeypatch.setattr(edit_part, "FIXED_ROWS", 5)
+    made = EditPart(unet, changes, Mute(), [named], batch=3, others=[others])
+    drawn: list[tuple[bool, str]] = []
+    real, real_unnamed = edit_part._asked_of, edit_part.unnamed
+
+    def note(shard: edits.Shard, row: int, kind: str, generator: Generator) -> Any:
+        drawn.append((shard is others, kind))
+        return real(shard, row, kind, generator)
+
+    def unnamed(scene: edits.Row, *rest: Any) -> Any:
+        assert not drawn[-1][0]
+        return real_unnamed(scene, *rest)
+
+    monkeypatch.setattr(edit_part, "_asked_of", note)
+    monkeypatch.setattr(edit_part, "unnamed", unnamed)
+    for seed in range(12):
+        made.losses(0.5, chance(seed))
+    assert set(drawn) == {
+        (False, "whole"),
+        (False, "local"),
+        (False, "identity"),
+        (True, "whole"),
+        (True, "identity"),
+    }
+
+
+def test_what_a_sentence_leaves_unnamed_is_named_by_others() -> None:
+    scene = edits.Row(
+        ("cat", "dog"),
+        (
+            edits.Edit(0, "whole", "noto", "", None),
+            edits.Edit(1, "tint", "blue", "cat", 4),
+            edits.Edit(2, "redraw", "noto", "cat", 4),
+            edits.Edit(3, "redraw", "noto", "dog", 5),
+        ),
+    )
+    generator = chance()
+
+    def named(sentence: Sentence) -> dict[int | None, str]:
+        found = asking.unnamed(scene, sentence, generator)
+        return {one.mask: one.text[slice(*(one.span or ()))] for one in found}
+
+    assert named(Sentence("make everything in noto style")) == {4: "cat", 5: "dog"}
+    assert named(Sentence("remove the cat", (11, 14), 4)) == {5: "dog"}
 
 
 @pytest.mark.slow
