@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from stylecli.artifacts import glyphs
 from stylecli.engine.route.data.scenes import NO_THINGS
 from stylecli.methods.regionroute.styles import PAPER, Style
+from stylecli.pocket.edits import KNOWN
 from stylecli.tensors import grounds, scenes, seeds
 from stylecli.tensors.filters import FILTERS
 from stylecli.tensors.scenes import Scene, Square
@@ -26,7 +27,8 @@ STYLES = (
     *PAPER,
     *(Style(name, glyphs.FAMILIES[name].style.removesuffix(" style")) for name in HANDS),
 )
-# How the two things lie: the first four are the method's ground, the others known to be hard.
+# How the two things lie, and what they are called: by names that the editor learned, by names of
+# things that no training saw, or by others of what it learned; the rest is known to be hard.
 KINDS = ("seen", "unseen", "alias", "tiny", "duplicate", "touching", "containing", "occluded")
 HELD_OUT = ("unseen",)
 # What people call a thing that no caption calls so; where one does, the two are different things.
@@ -145,7 +147,9 @@ class World:
         raise RuntimeError(f"no scene of the kind {kind} in {TRIES} tries")
 
     def _names(self, kind: str, drawn: Drawings, chance: Generator) -> tuple[str, str]:
-        pool = sorted(set(self._aliases) & set(drawn)) if kind == "alias" else sorted(drawn)
+        pool = sorted(drawn) if kind in HELD_OUT else sorted(KNOWN & set(drawn))
+        if kind == "alias":
+            pool = [name for name in pool if name in self._aliases]
         one = grounds.one_of(pool, chance)
         if kind == "duplicate":
             return one, one
