@@ -28,8 +28,8 @@ from stylecli.pocket.diffusion import OFFSET_NOISE, scheduler, tokenize
 from stylecli.tensors import grounds
 
 FIXED_ROWS = 48
-# Of attention, half of RegionRoute's (eq. 4): where two things are alike likely, all that it gives is
-# noise, and with a fifth of this weight for names nothing was told apart after 1,200 steps.
+# Of attention, half of RegionRoute's (eq. 4): until names are known it pulls to either of two
+# things. With a fifth of this weight for names hardly any was told from another in 900 steps.
 FOCUS, COVER, NAMING = 0.05, 0.1, 0.5
 # How often what needs no names is asked of things without one.
 OTHERS = 0.6
