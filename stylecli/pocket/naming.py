@@ -61,7 +61,7 @@ class NamingProbe(UnetProbe):
             where = F.adaptive_avg_pool2d(masks[None], processor.cells)[0].flatten(1)
             where = where / where.sum(dim=1, keepdim=True).clamp(min=1e-6)
             asking = torch.einsum("khnd,kn->khd", self._queries[id(processor)][rows], where)
-            found.append(torch.einsum("ahd,bhd->ab", asking, said) / layer.heads)
+            found.append(torch.einsum("xhd,yhd->xy", asking, said) / layer.heads)
         return torch.stack(found).mean(0)
 
 
