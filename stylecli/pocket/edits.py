@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,17 +241,15 @@ def _make(path: Path, stage: Stage, vae: AutoencoderKL, count: int, seed: int) -
     for _ in range(count):
         row, pictures, own = stage.scene(generator)
         made, seen = len(targets) - 1, len(masks)
-        edits = [
-            [
-                made + one.target,
-                one.kind,
-                one.look,
-                one.thing,
-                None if one.mask is None else seen + one.mask,
-            ]
+        edits = (
+            replace(
+                one,
+                target=made + one.target,
+                mask=None if one.mask is None else seen + one.mask,
+            )
             for one in row.edits
-        ]
-        rows.append([list(row.things), edits])
+        )
+        rows.append([row.things, [astuple(one) for one in edits]])
         references.append(pictures[0])
         targets += pictures[1:]
         masks += own

@@ -37,6 +37,9 @@ class Data(Strict):
     min_area: Unit = Field(0.02, description="Share of a picture that its object covers at least.")
     max_area: Unit = Field(0.6, description="And at most.")
     min_side_px: Count = Field(48, description="Sides of the box around an object, at least.")
+    objects: tuple[str, ...] = Field(
+        (), description="Change these alone, by name ('dog' is 'brown dog' too); default: all."
+    )
     templates: Literal["canonical", "mixed"] = Field(
         "mixed", description="Words of instructions: always the paper's, or those for half."
     )
@@ -56,7 +59,15 @@ class Data(Strict):
     def _in_order(self) -> Self:
         if self.min_area > self.max_area:
             raise ValueError(f"route.data.min_area is {self.min_area}, above route.data.max_area")
+        if not all(one.strip() for one in self.objects):
+            raise ValueError("route.data.objects names nothing")
         return self
+
+    def takes(self, name: str) -> bool:
+        """Whether a thing of this name is among those that may change."""
+        wanted = (" ".join(one.casefold().split()) for one in self.objects)
+        said = f" {' '.join(name.casefold().split())}"
+        return not self.objects or any(said.endswith(f" {one}") for one in wanted)
 
 
 class Lora(Strict):

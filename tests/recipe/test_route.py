@@ -10,7 +10,7 @@ import pytest
 from stylecli.errors import RecipeError
 from stylecli.recipe.load import Resolved, load
 from stylecli.recipe.presets import ROUTE
-from stylecli.recipe.route import Route
+from stylecli.recipe.route import Data, Route
 from stylecli.recipe.schema import Recipe
 
 
@@ -23,6 +23,26 @@ def value(recipe: Recipe, key: str) -> object:
     for part in key.split("."):
         found = getattr(found, part)
     return found
+
+
+@pytest.mark.parametrize(
+    ("objects", "name", "is_taken"),
+    [
+        ((), "anything", True),
+        (("dog",), "dog", True),
+        (("Dog", "cat"), "brown  DOG", True),
+        (("dog",), "hot dogs", False),
+        (("dog",), "watchdog", False),
+        (("dog",), "dog house", False),
+    ],
+)
+def test_objects_that_may_change(objects: tuple[str, ...], name: str, is_taken: bool) -> None:
+    assert Data(objects=objects).takes(name) is is_taken
+
+
+def test_an_object_without_a_name_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"route\.data\.objects"):
+        loaded("route.data.objects=[dog, ' ']")
 
 
 @pytest.mark.mostly_slow

@@ -72,13 +72,23 @@ ValOpt = Annotated[
         rich_help_panel=CHOICE,
     ),
 ]
+ObjectOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--object",
+        metavar="NAME",
+        parser=given,
+        help="Repeatable: change these alone, as dog.",
+        rich_help_panel=CHOICE,
+    ),
+]
 StyleNameOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--style-name",
         metavar="STYLE",
         parser=given,
-        help="Repeatable; default: the paper's four. Of icons families too.",
+        help="Repeatable; default: the paper's four; or families.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -150,6 +160,7 @@ def route_data(
     pictures: PicturesOpt = None,
     images: ImagesOpt = None,
     val: ValOpt = None,
+    object_name: ObjectOpt = None,
     style_name: StyleNameOpt = None,
     stylist: StylistOpt = None,
     size: SizeOpt = None,
@@ -161,7 +172,13 @@ def route_data(
     wait: WaitOpt = False,
 ) -> None:
     """Make a set for route-train: of each picture one object changes. Run it again to resume."""
-    resolved = settings.resolved({"route.data.images": images, "route.data.held_out": val})
+    resolved = settings.resolved(
+        {
+            "route.data.images": images,
+            "route.data.held_out": val,
+            "route.data.objects": object_name or None,
+        }
+    )
     from stylecli.engine.route.data.prepare import Asked, prepare
 
     build = prepare(

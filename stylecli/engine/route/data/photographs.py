@@ -111,6 +111,7 @@ class Photographs:
             "images": data.images,
             "held_out": data.held_out,
             "filters": [data.min_area, data.max_area, data.min_side_px],
+            "objects": list(data.objects),
             "excluded": store.digest(sorted(excluded)),
             "seed": seed,
         }
@@ -183,6 +184,10 @@ class Photographs:
         things = [one for one in photograph.outlines if _is_thing(one.name)]
         if not things:
             self.left_out["name no thing alone of its kind"] += 1
+            return None
+        things = [one for one in things if data.takes(one.name)]
+        if not things:
+            self.left_out["show none of the objects that are asked for"] += 1
             return None
         try:
             size = images.size_of(photograph.file)

@@ -2,7 +2,7 @@
 
 Where each thing is seen is known to the pixel, and so is what another hand would make of it: the
 same scene with the named thing drawn by that one. Validation shows contents that training never
-does.
+does, unless objects are chosen by name: of those it shows other scenes.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ class Scenes:
             "images": data.images,
             "held_out": data.held_out,
             "areas": [data.min_area, data.max_area],
+            "objects": list(data.objects),
             "px": wanted.px,
             "seed": wanted.seed,
             "drawing": DRAWING,
@@ -195,15 +196,27 @@ class Scenes:
         Raises:
             InputError: Nothing is drawn by enough families, or not together with anything else.
         """
-        held = split == VAL
+        data = self._wanted.data
+        held = split == VAL and not data.objects
         pool = {
             content: drawings
             for (content, is_held), drawings in self._icons.items()
             if is_held == held and not self._is_confusing(content)
         }
-        names = sorted(content for content, drawings in pool.items() if self._can_change(drawings))
+        names = sorted(
+            content
+            for content, drawings in pool.items()
+            if self._can_change(drawings) and data.takes(glyphs.words(content))
+        )
         others = sorted(pool)
         chance = generator(self._wanted.seed, STREAM, split)
+        if not names and data.objects:
+            raise InputError(
+                f"none of the objects that are asked for ({', '.join(data.objects)}) is drawn by "
+                f"{MIN_FAMILIES} families and by {', '.join(self._hands) or 'any'}, and not kept "
+                "out of training",
+                fix="ask for others, such as dog, car or banana",
+            )
         if not names:
             raise InputError(
                 f"no {'held-out ' * held}content is drawn by {MIN_FAMILIES} families and by "

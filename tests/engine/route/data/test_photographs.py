@@ -101,6 +101,14 @@ def test_too_few_photographs_are_refused_with_what_was_wrong(tmp_path: Path) -> 
     assert caught.value.fix.startswith("--images 1")
 
 
+def test_objects_are_chosen_by_name(tmp_path: Path) -> None:
+    file = photos.coco(tmp_path)
+    source = chosen(file, Data(images=1, held_out=0, objects=("dog",)))
+    assert [one.object for one in source.subjects] == ["dog"]
+    with pytest.raises(InputError, match="show none of the objects that are asked for"):
+        chosen(file, Data(images=1, held_out=0, objects=("zebra",)))
+
+
 def test_masks_of_another_size_will_not_do(tmp_path: Path) -> None:
     file = photos.grounded(tmp_path)
     for mask in tmp_path.glob("seg/000000000101/*.png"):

@@ -27,11 +27,16 @@ def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(
-    icons: Path, images: int = 12, *, hands: tuple[str, ...] = HANDS, seed: int = 0
+    icons: Path,
+    images: int = 12,
+    *,
+    hands: tuple[str, ...] = HANDS,
+    seed: int = 0,
+    objects: tuple[str, ...] = (),
 ) -> Scenes:
     known = {style.id: style for style in scenes.family_styles()}
     styles = [*PAPER, *(known[hand] for hand in hands)]
-    data = Data(images=images, held_out=4)
+    data = Data(images=images, held_out=4, objects=objects)
     return Scenes(Wanted(icons=icons, styles=styles, hands=hands, data=data, px=PX, seed=seed))
 
 
@@ -42,6 +47,20 @@ def test_validation_shows_what_training_never_does(icons: Path) -> None:
             assert glyphs.content_is_held_out(content) == ("val" in image_id)
             assert content in (families.HELD if "val" in image_id else families.SEEN)
     assert [s.split for s in source.subjects] == ["val"] * 4 + ["train"] * 30
+
+
+def test_of_chosen_objects_others_are_in_the_scene_and_do_not_change(icons: Path) -> None:
+    source = drawn(icons, 30, objects=("Banana", "pen"))
+    assert {one.object for one in source.subjects} == {"banana", "fountain pen"}
+    assert {one.split for one in source.subjects} == {"train", "val"}
+    shown = {one for cast in source._casts.values() for one in cast.contents}
+    assert shown - {"banana", "fountain-pen"}
+
+
+@pytest.mark.parametrize("name", ["nana", "yacht", families.HELD[0]])
+def test_objects_that_nobody_draws_or_that_are_kept_out_are_refused(icons: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"none of the objects .*{name}"):
+        drawn(icons, objects=(name,))
 
 
 @pytest.mark.slow
