@@ -28,9 +28,10 @@ from stylecli.pocket.diffusion import OFFSET_NOISE, scheduler, tokenize
 from stylecli.tensors import grounds
 
 FIXED_ROWS = 48
-# Of attention, half of RegionRoute's (eq. 4): until names are known it pulls to either of two
-# things. With a fifth of this weight for names hardly any was told from another in 900 steps.
-FOCUS, COVER, NAMING = 0.05, 0.1, 0.5
+# Of attention, RegionRoute's own (eq. 4). The first 2,740 steps with names had half of it and a
+# weight of .5 for names, without which hardly any was told from another in 900 steps; whole
+# pictures paid for that, so it fell once names were known.
+FOCUS, COVER, NAMING = 0.1, 0.2, 0.1
 # How often what needs no names is asked of things without one.
 OTHERS = 0.6
 
