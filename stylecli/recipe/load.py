@@ -199,7 +199,8 @@ def _from_file(name: str) -> tuple[list[Entry], list[Fault]]:
 def _default_name(above: Sequence[Entry]) -> str | None:
     """The shipped recipe of the chosen backbone that needs the least memory."""
     chosen = [entry.value for entry in above if entry.path == ("backbone", "id")]
-    backbone = chosen[-1] if chosen else Backbone().id
+    # An editor that was made of a model goes by the model's.
+    backbone = str(chosen[-1]).removesuffix("-edit") if chosen else Backbone().id
     fitting = [
         (int(memory[2] or 0), name)
         for name in shipped()

@@ -87,7 +87,7 @@ def test_style_recipe_names_the_recipe_unless_the_option_does() -> None:
 def test_without_a_recipe_the_backbone_brings_its_own(backbone: str, name: str) -> None:
     for resolved in (
         load(flags={"backbone.id": backbone}),
-        load(overrides=[f"backbone.id={backbone}"]),
+        load(overrides=[f"backbone.id={backbone}"], environ={}),
         load(environ={"STYLE_BACKBONE__ID": backbone}),
     ):
         assert (resolved.name, resolved.recipe.backbone.id) == (name, backbone)
@@ -329,3 +329,15 @@ def test_sd21_base_ships_the_numbers_of_the_papers() -> None:
         2e-4,
         1e-2,
     )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [("pocket", "pocket-cpu"), ("pocket-edit", "pocket-cpu"), ("sd15", "sd15-8gb")],
+)
+def test_a_chosen_backbone_brings_its_recipe(backbone: str, name: str) -> None:
+    assert load(overrides=[f"backbone.id={backbone}"], environ={}).name == name
+
+
+def test_a_backbone_without_a_recipe_has_the_built_in_settings() -> None:
+    assert load(overrides=["backbone.id=mine-edit"], environ={}).name == "defaults"
