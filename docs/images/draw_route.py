@@ -20,7 +20,7 @@ from stylecli.tensors import scenes
 from stylecli.tensors.scenes import Square
 
 HAND = "noto"
-THINGS = {"dog": Square(0.03, 0.39, 0.5), "automobile": Square(0.51, 0.11, 0.46)}
+THINGS = {"mushroom": Square(0.03, 0.39, 0.5), "automobile": Square(0.51, 0.11, 0.46)}
 SKY, FIELD = (252, 240, 214), (196, 222, 226)
 
 
