@@ -19,7 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 # Column -> how it is shown, and what it is called.
 FIGURES: Mapping[str, tuple[str, str]] = {
     "is_local": ("{:.0%}", "named changed twice as much"),
-    "is_nearer": ("{:.0%}", "named nearer to the truth"),
+    "is_nearer": ("{:.0%}", "nearer to the truth"),
     "distance": ("{:.2f}", "distance after / before"),
     "error": ("{:.2f}", "squared error after / before"),
     "change": ("{:.3f}", "changed by"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stylecli.cli.app import COMMANDS
+from stylecli.pocket.edits import KNOWN
 from tests.conftest import ROOT, Style
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,3 +74,13 @@ def test_links_between_pages_lead_somewhere() -> None:
 def test_the_figures_of_predicted_loras_are_those_that_were_measured() -> None:
     measured = (ROOT / "docs/images/i2l.md").read_text(encoding="utf-8").strip()
     assert measured in (ROOT / "docs/methods/i2l.md").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_edits_by_instruction_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs/images/route.md").read_text(encoding="utf-8").strip()
+    assert measured in (ROOT / "docs/methods/regionroute.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_all_things_that_the_small_editor_knows() -> None:
+    page = (ROOT / "docs/methods/regionroute.md").read_text(encoding="utf-8")
+    assert ", ".join(sorted(KNOWN)) in " ".join(page.replace("> ", "").split())
