@@ -14,12 +14,12 @@ from torch import Tensor
 from stylecli.artifacts.images import to_pixels
 from stylecli.engine import metric_weights
 from stylecli.engine.plan import Input
-from stylecli.engine.scoring.networks import PREPROCESSING, Networks
+from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError, WeightsError
 from stylecli.evaluation import weights
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS
-from stylecli.evaluation.table import NEEDS
 from stylecli.masks import registry
 from stylecli.masks.base import MaskBackend, MaskResult, PointsBackend, Ranker, Setup
 from stylecli.masks.choose import choose, nothing_matches
@@ -227,7 +227,7 @@ def ranker(name: str, device: torch.device, *, allow_download: bool = False) -> 
         WeightsError: Its weights are not on this machine.
     """
     networks = Networks(network_files(name, allow_download), device)
-    prepare = PREPROCESS[PREPROCESSING[name]].apply
+    prepare = PREPROCESS[NETWORKS[name].shown].apply
 
     def rank(crops: Sequence[Tensor], texts: Sequence[str]) -> Float[Tensor, "crops texts"]:
         shown_ = [prepare(to_pixels(crop)) for crop in crops]
@@ -244,7 +244,7 @@ def ranker(name: str, device: torch.device, *, allow_download: bool = False) -> 
 
 def network_files(name: str, allow_download: bool) -> Mapping[str, Path]:
     found = {}
-    for need in NEEDS[name]:
+    for need in NETWORKS[name].needs:
         wanted = weights.WEIGHTS[need]
         try:
             found[need] = weights.find(wanted)

@@ -9,9 +9,10 @@ from functools import partial
 from stylecli.artifacts import cache, files, images, store
 from stylecli.engine.mask_backends import network_files
 from stylecli.engine.plan import Input
-from stylecli.engine.scoring.networks import PREPROCESSING, Networks
+from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS
 from stylecli.methods import hard_prompt
 from stylecli.methods.hard_prompt import HardPrompt, Language
@@ -62,7 +63,7 @@ class StyleWords:
             except (ValueError, TypeError):
                 path.unlink()
         self._session.context.reporter.note(f"looking for the words of {picture.path.name}")
-        shown = PREPROCESS[PREPROCESSING[name]].apply(images.read(picture.path).pixels)
+        shown = PREPROCESS[NETWORKS[name].shown].apply(images.read(picture.path).pixels)
         found = hard_prompt.find(
             self._spoken(name),
             networks.embed(name, shown[None]).to(networks.device),

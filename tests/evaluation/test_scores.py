@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from stylecli.evaluation import metrics, palette, scores
+from stylecli.evaluation import metrics, palette
+from stylecli.evaluation.catalogue import content, leaks, regions, style, targets, words
 from stylecli.evaluation.table import METRICS
 
 
@@ -87,12 +88,12 @@ def test_several_references_are_averaged() -> None:
         {"output": [noise(1)], "style": [noise(2), noise(3)]},
         {"output": blend(1, 0, 0), "style": torch.cat([blend(1, 0, 0), blend(0, 1, 0)])},
     )
-    assert scores.clip_i_style(row) == pytest.approx(0.5)
-    assert scores.pocket_clip_style(row) == pytest.approx(0.5)
+    assert style.clip_i_style(row) == pytest.approx(0.5)
+    assert style.pocket_clip_style(row) == pytest.approx(0.5)
     wanted = [float(palette.color_sw(noise(1), noise(seed))) for seed in (2, 3)]
-    assert scores.color_sw(row) == pytest.approx(sum(wanted) / 2)
+    assert style.color_sw(row) == pytest.approx(sum(wanted) / 2)
     grams = [float(metrics.gram_rel([noise(1)], [noise(seed)])) for seed in (2, 3)]
-    assert scores.pocket_gram(row) == pytest.approx(sum(grams) / 2)
+    assert style.pocket_gram(row) == pytest.approx(sum(grams) / 2)
 
 
 def test_words_are_those_of_their_column() -> None:
@@ -102,8 +103,8 @@ def test_words_are_those_of_their_column() -> None:
         {"a cat": blend(1, 1, 0), "oil": blend(0, 0, 1)},
         {"prompt": "a cat", "style_text": "oil"},
     )
-    assert scores.clip_text(row) == pytest.approx(0.5**0.5)
-    assert scores.clip_t_style(row) == pytest.approx(0)
+    assert words.clip_text(row) == pytest.approx(0.5**0.5)
+    assert words.clip_t_style(row) == pytest.approx(0)
 
 
 def test_region_scores_compare_what_they_say() -> None:
@@ -116,9 +117,9 @@ def test_region_scores_compare_what_they_say() -> None:
         region=middle(),
     )
     # The output is red, the content green.
-    assert scores.rsm(row) == pytest.approx((1 + 1) / 2, abs=1e-4)
-    assert scores.rsm_contrast(row) == pytest.approx(0.5, abs=1e-4)
-    assert scores.rsm_gain(row) == pytest.approx(0.5, abs=1e-4)
+    assert regions.rsm(row) == pytest.approx((1 + 1) / 2, abs=1e-4)
+    assert regions.rsm_contrast(row) == pytest.approx(0.5, abs=1e-4)
+    assert regions.rsm_gain(row) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_leaks_are_positive_where_style_arrived_outside() -> None:
@@ -131,16 +132,16 @@ def test_leaks_are_positive_where_style_arrived_outside() -> None:
         {"style_content": "a horse"},
         region=middle(),
     )
-    assert scores.palette_leak(row) > 1
-    assert scores.region_leak(row) > 0.1
-    assert scores.style_content_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
-    assert scores.prompt_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
+    assert leaks.palette_leak(row) > 1
+    assert leaks.region_leak(row) > 0.1
+    assert leaks.style_content_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
+    assert leaks.prompt_leak(row) == pytest.approx(0.5**0.5 - 0.2**0.5)
     row.images["output"] = [content]
     row.vectors["output"] = row.vectors["content"]
-    assert scores.palette_leak(row) == 0
-    assert scores.region_leak(row) == pytest.approx(0, abs=1e-6)
-    assert scores.style_content_leak(row) == 0
-    assert scores.prompt_leak(row) == 0
+    assert leaks.palette_leak(row) == 0
+    assert leaks.region_leak(row) == pytest.approx(0, abs=1e-6)
+    assert leaks.style_content_leak(row) == 0
+    assert leaks.prompt_leak(row) == 0
 
 
 def test_what_lies_in_the_region_leaks_nowhere() -> None:
@@ -151,8 +152,8 @@ def test_what_lies_in_the_region_leaks_nowhere() -> None:
         {"style": blend(1, 0, 0)},
         region=mask,
     )
-    assert scores.palette_leak(row) == 0
-    assert scores.region_leak(row) == pytest.approx(0, abs=1e-6)
+    assert leaks.palette_leak(row) == 0
+    assert leaks.region_leak(row) == pytest.approx(0, abs=1e-6)
 
 
 class Differences:
@@ -171,14 +172,14 @@ def test_pocket_lpips_bg_is_per_share_of_background() -> None:
         networks={"pocket-lpips": Differences()},
     )
     # Half everywhere outside: the share of the region does not make it less.
-    assert scores.pocket_lpips_bg(row) == pytest.approx(0.5)
+    assert regions.pocket_lpips_bg(row) == pytest.approx(0.5)
 
 
 def test_targets_are_compared_like_contents() -> None:
     row = FakeRow({"output": [noise(1)], "content": [noise(2)], "target": [noise(2)]})
-    assert scores.t_ssim(row) == scores.ssim(row)
-    assert scores.t_edge(row) == scores.edge_correlation(row)
-    assert scores.t_palette(row) == pytest.approx(float(palette.color_sw(noise(1), noise(2))))
+    assert targets.t_ssim(row) == content.ssim(row)
+    assert targets.t_edge(row) == content.edge_correlation(row)
+    assert targets.t_palette(row) == pytest.approx(float(palette.color_sw(noise(1), noise(2))))
 
 
 def test_a_score_touches_only_the_columns_it_declares() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from stylecli.engine.scoring.items import COLUMNS
-from stylecli.engine.scoring.networks import PREPROCESSING
 from stylecli.errors import UsageError
+from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS
-from stylecli.evaluation.table import METRICS, NEEDS, PRESETS, Metric, choose, lookup
+from stylecli.evaluation.table import METRICS, PRESETS, choose, lookup
 from stylecli.evaluation.weights import WEIGHTS
 from stylecli.recipe.scoring import Evaluate
 
@@ -21,7 +22,7 @@ def test_what_a_metric_names_exists(metric: Metric) -> None:
     assert (metric.compute is None) == (metric.kind == "set")
     assert metric.low < metric.high
     if metric.kind == "set":
-        assert metric.fid in PREPROCESSING
+        assert NETWORKS[metric.fid].shown
         assert not metric.lpips or METRICS[metric.lpips].kind == "row"
 
 
@@ -33,8 +34,7 @@ def test_only_pocket_metrics_and_those_without_networks_need_no_file() -> None:
 
 
 def test_every_extractor_is_shown_a_known_geometry() -> None:
-    assert PREPROCESSING.keys() <= NEEDS.keys()
-    assert set(PREPROCESSING.values()) <= PREPROCESS.keys()
+    assert {n.shown for n in NETWORKS.values() if n.shown} <= PREPROCESS.keys()
 
 
 def test_presets_are_those_of_the_recipe_and_name_known_metrics() -> None:

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from stylecli.artifacts.images import to_pixels
 from stylecli.engine import mask_backends
 from stylecli.engine.mask_backends import CROPS_PER_BATCH, network_files
-from stylecli.engine.scoring.networks import PREPROCESSING
 from stylecli.engine.scoring.networks import Networks as Metrics
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError, WeightsError
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS
 from stylecli.masks import hub, registry
 from stylecli.masks.base import Setup
@@ -208,7 +208,7 @@ class Sight:
     ) -> Float[Tensor, "r e"]:
         size = picture.shape[1:]
         pixels = F.interpolate(labels[None, None].float(), size, mode="nearest")[0, 0]
-        prepare = PREPROCESS[PREPROCESSING[self._clip]].apply
+        prepare = PREPROCESS[NETWORKS[self._clip].shown].apply
         picture = picture.float().cpu()
         crops = [
             prepare(to_pixels(crop(picture, (pixels == number).float())))

@@ -28,7 +28,8 @@ from stylecli.engine.scoring.summary import Aggregate, Outcome
 from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
-from stylecli.evaluation.table import Chosen, Metric
+from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.table import Chosen
 from stylecli.evaluation.weights import WEIGHTS, Weights
 from stylecli.recipe.schema import Recipe
 from stylecli.recipe.scoring import Evaluate

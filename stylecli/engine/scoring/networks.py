@@ -16,22 +16,11 @@ from stylecli.artifacts.store import digest
 from stylecli.backbone.registry import ASSETS
 from stylecli.errors import WeightsError
 from stylecli.evaluation import weights
+from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.perceptual import load_pocket_clip, load_pocket_lpips
-from stylecli.evaluation.table import NEEDS, Metric
 
 POCKET = ASSETS / "pocket"
-# Extractor -> what it is shown. Pictures of one size go through in batches.
-PREPROCESSING: Mapping[str, str] = {
-    "inception": "fid299",
-    "art-inception": "artfid512",
-    "clip-b32": "clip224",
-    "clip-l14": "clip224",
-    "clip-h14": "clip224",
-    "dinov2": "dinov2_224",
-    "pocket-embedding": "pocket64",
-    "pocket-clip": "pocket64",
-}
-ANY_SIZE = ("art-inception",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,40 +130,21 @@ class Networks:
             # Its tokenizer and its shape decide as much as its weights.
             files = sorted(file for file in (POCKET / own[name]).iterdir() if file.is_file())
             return digest([weights.fingerprint(file) for file in files])
-        parts = [weights.fingerprint(self._files[need]) for need in NEEDS[name]]
+        parts = [weights.fingerprint(self._files[need]) for need in NETWORKS[name].needs]
         if name.startswith("lpips-"):
             parts.append(f"heads of lpips {version('lpips')}")
         return "+".join(parts)
 
     def _load(self, name: str) -> Any:
-        # Each brings in a library that the others do not need.
         if name in ("pocket-lpips", "pocket-embedding"):
             return load_pocket_lpips(POCKET / "lpips")
         if name == "pocket-clip":
             return load_pocket_clip(POCKET / "clip")
-        (need,) = NEEDS[name]
-        path = self._files[need]
-        tensors = weights.read(weights.WEIGHTS[need], path)
-        if name == "inception":
-            from stylecli.evaluation.inception import fid_inception
-
-            return fid_inception(tensors, file=str(path))
-        if name == "art-inception":
-            from stylecli.evaluation.inception import art_inception
-
-            return art_inception(tensors, file=str(path))
-        if name.startswith("lpips-"):
-            from stylecli.evaluation.lpips import lpips_network
-
-            return lpips_network(name.removeprefix("lpips-"), tensors, file=str(path))
-        if name == "vgg19":
-            from stylecli.evaluation.vgg import vgg19
-
-            return vgg19(tensors, file=str(path))
-        if name == "dinov2":
-            from stylecli.evaluation.dino import dinov2
-
-            return dinov2(tensors, file=str(path))
-        from stylecli.evaluation.clip import clip_network
-
-        return clip_network(name, tensors, file=str(path))
+        network = NETWORKS[name]
+        assert network.load is not None  # noqa: S101  pocket's were dealt with
+        files = [self._files[need] for need in network.needs]
+        tables = [
+            weights.read(weights.WEIGHTS[need], path)
+            for need, path in zip(network.needs, files, strict=True)
+        ]
+        return network.load(tables, str(files[0]))

@@ -9,8 +9,8 @@ from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
 from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
 from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.statistics import Interval
-from stylecli.evaluation.table import Metric
 
 SIGNIFICANT = 0.05
 # A page is no wider.

@@ -16,7 +16,7 @@ from stylecli.artifacts.tables import csv_text, latex, markdown
 from stylecli.engine.scoring import printed
 from stylecli.engine.scoring.rows import Scored
 from stylecli.engine.scoring.summary import Aggregate, Outcome
-from stylecli.evaluation.table import Metric
+from stylecli.evaluation.metric import Metric
 
 SCHEMA_VERSION = 1
 ROWS, AGGREGATE = "per_image.jsonl", "aggregate.json"

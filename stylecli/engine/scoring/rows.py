@@ -15,12 +15,13 @@ from torch import Tensor
 from stylecli.artifacts import images
 from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.store import digest
-from stylecli.engine.scoring.networks import ANY_SIZE, PREPROCESSING, Networks
+from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
 from stylecli.errors import ItemError
+from stylecli.evaluation.catalogue.style import GRAM_TAPS
+from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS, shorter_side
-from stylecli.evaluation.scores import GRAM_TAPS
-from stylecli.evaluation.table import Metric
 from stylecli.recipe.scoring import Evaluate
 
 # VGG19's five taps of a 512 px picture are 160 MB.
@@ -126,7 +127,7 @@ class Bench:
         found: dict[str, list[str]] = {}
         for metric in self.metrics:
             for use in metric.uses:
-                if use in PREPROCESSING:
+                if NETWORKS[use].shown:
                     roles = ["output", *(c for c in metric.columns if c in ("content", "style"))]
                     found[use] = list(dict.fromkeys([*found.get(use, ()), *roles]))
         return found
@@ -157,7 +158,7 @@ class Bench:
             {
                 "extractor": extractor,
                 "weights": self.networks.identity(extractor),
-                "preprocessing": PREPROCESSING[extractor],
+                "preprocessing": NETWORKS[extractor].shown,
                 "picture": shot.key,
                 "device": self.networks.device.type,
                 "batch": self.settings.batch,
@@ -184,7 +185,7 @@ class Bench:
 
     def embed_now(self, extractor: str, pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 d"]:
         """The vector of a picture that nobody will ask for again."""
-        prepared = PREPROCESS[PREPROCESSING[extractor]].apply(pixels)
+        prepared = PREPROCESS[NETWORKS[extractor].shown].apply(pixels)
         return self.networks.embed(extractor, prepared[None])
 
     def _fill(self, extractor: str, shots: Sequence[Shot]) -> None:
@@ -195,8 +196,8 @@ class Bench:
         """
         by_key = {self.feature_key(extractor, shot): shot for shot in shots}
         missing = [k for k in self.store.missing(list(by_key)) if k not in self._unusable]
-        size = 1 if extractor in ANY_SIZE else self.settings.batch
-        prepare = PREPROCESS[PREPROCESSING[extractor]].apply
+        size = 1 if NETWORKS[extractor].any_size else self.settings.batch
+        prepare = PREPROCESS[NETWORKS[extractor].shown].apply
         for keys in batched(missing, size):
             inputs = {}
             for key in keys:
@@ -217,7 +218,7 @@ class Bench:
 
 
 class RowView:
-    """`stylecli.evaluation.scores.Row` over a case; decodes and computes on demand."""
+    """`stylecli.evaluation.metric.Row` over a case; decodes and computes on demand."""
 
     def __init__(self, bench: Bench, case: Case) -> None:
         self._bench, self._case = bench, case

@@ -15,7 +15,7 @@ from stylecli.engine.scoring.entries import Entry
 from stylecli.errors import ItemError
 from stylecli.evaluation import frechet
 from stylecli.evaluation.frechet import Moments
-from stylecli.evaluation.table import Metric
+from stylecli.evaluation.metric import Metric
 
 # Delete-a-group jackknife; see `evaluation.statistics`.
 GROUPS = 20

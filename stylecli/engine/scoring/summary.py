@@ -15,8 +15,8 @@ from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.engine.scoring.sets import SetScore
 from stylecli.evaluation import comparison, statistics
 from stylecli.evaluation.comparison import Comparison
+from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.statistics import Interval
-from stylecli.evaluation.table import Metric
 from stylecli.recipe.scoring import Evaluate
 
 COPIES = ("content_copy", "style_copy")

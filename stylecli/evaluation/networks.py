@@ -1,0 +1,94 @@
+"""The networks behind the metrics: what fills each, what it is shown, how it is made.
+
+A network with preprocessing is an extractor: one vector per picture, kept in a cache. The others
+are dense, and run on the pair of pictures that a row asks about. Pocket's own ship with the package
+and need no file here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+Tables = Sequence[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One row of the table.
+
+    Attributes:
+        needs: Files of `weights.WEIGHTS` it is filled from.
+        shown: Key of `pixels.PREPROCESS`; empty for a dense network.
+        any_size: Its inputs differ in size, so they go through one by one.
+        load: From the tensors of each file, and the first file's name for messages; None for
+            pocket's.
+    """
+
+    needs: tuple[str, ...] = ()
+    shown: str = ""
+    any_size: bool = False
+    load: Callable[[Tables, str], Any] | None = None
+
+
+# Each brings in a library that the others do not need, so each imports it when it is called.
+def _lpips(trunk: str, tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.lpips import lpips_network
+
+    return lpips_network(trunk, tables[0], file=file)
+
+
+def _vgg19(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.vgg import vgg19
+
+    return vgg19(tables[0], file=file)
+
+
+def _inception(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.inception import fid_inception
+
+    return fid_inception(tables[0], file=file)
+
+
+def _art_inception(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.inception import art_inception
+
+    return art_inception(tables[0], file=file)
+
+
+def _clip(name: str, tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.clip import clip_network
+
+    return clip_network(name, tables[0], file=file)
+
+
+def _dinov2(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.dino import dinov2
+
+    return dinov2(tables[0], file=file)
+
+
+def _clip_of(name: str) -> Network:
+    return Network(needs=(name,), shown="clip224", load=partial(_clip, name))
+
+
+NETWORKS: Mapping[str, Network] = {
+    "lpips-alex": Network(needs=("alexnet",), load=partial(_lpips, "alex")),
+    "lpips-vgg": Network(needs=("vgg16",), load=partial(_lpips, "vgg")),
+    "vgg19": Network(needs=("vgg19",), load=_vgg19),
+    "inception": Network(needs=("inception",), shown="fid299", load=_inception),
+    "art-inception": Network(
+        needs=("artfid",), shown="artfid512", any_size=True, load=_art_inception
+    ),
+    "clip-b32": _clip_of("clip-b32"),
+    "clip-l14": _clip_of("clip-l14"),
+    "clip-h14": _clip_of("clip-h14"),
+    "dinov2": Network(needs=("dinov2-base",), shown="dinov2_224", load=_dinov2),
+    "pocket-lpips": Network(),
+    "pocket-embedding": Network(shown="pocket64"),
+    "pocket-clip": Network(shown="pocket64"),
+}
