@@ -17,7 +17,7 @@ from stylecli.engine.plan import Input
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.session import Session
 from stylecli.errors import UsageError, WeightsError
-from stylecli.evaluation import weights
+from stylecli.evaluation import published, weights
 from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS
 from stylecli.masks import registry
@@ -245,7 +245,7 @@ def ranker(name: str, device: torch.device, *, allow_download: bool = False) -> 
 def network_files(name: str, allow_download: bool) -> Mapping[str, Path]:
     found = {}
     for need in NETWORKS[name].needs:
-        wanted = weights.WEIGHTS[need]
+        wanted = published.WEIGHTS[need]
         try:
             found[need] = weights.find(wanted)
         except WeightsError:

@@ -17,16 +17,8 @@ import torch
 from stylecli.artifacts.files import write_atomic
 from stylecli.artifacts.store import save_tensors
 from stylecli.errors import InputError, ItemError, WeightsError, did_you_mean
-from stylecli.evaluation.weights import (
-    SOURCE_KEY,
-    WEIGHTS,
-    Weights,
-    check,
-    find,
-    origin,
-    places,
-    read,
-)
+from stylecli.evaluation.published import WEIGHTS, Weights
+from stylecli.evaluation.weights import SOURCE_KEY, check, find, origin, places, read
 
 PREFIX = "metrics/"
 # Faults of the folder, not of the network.

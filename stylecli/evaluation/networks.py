@@ -22,7 +22,7 @@ class Network:
     """One row of the table.
 
     Attributes:
-        needs: Files of `weights.WEIGHTS` it is filled from.
+        needs: Files of `published.WEIGHTS` it is filled from.
         shown: Key of `pixels.PREPROCESS`; empty for a dense network.
         any_size: Its inputs differ in size, so they go through one by one.
         load: From the tensors of each file, and the first file's name for messages; None for

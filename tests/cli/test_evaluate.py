@@ -18,7 +18,7 @@ import torch
 from torchvision.models import alexnet
 
 from stylecli.artifacts import images
-from stylecli.evaluation import weights
+from stylecli.evaluation import published
 from tests.cli.conftest import finish, start
 from tests.conftest import Style
 from tests.engine.scoring.conftest import World, world
@@ -177,9 +177,8 @@ def test_a_published_metric_runs_through_its_real_file(
     refused = style(*command, "--weights-dir", tmp_path / "weights", "-o", tmp_path / "r")
     assert refused.status == 4
     assert "has SHA-256" in refused.err
-    known = replace(weights.WEIGHTS["alexnet"], sha256="")
-    monkeypatch.setattr(weights, "WEIGHTS", {**weights.WEIGHTS, "alexnet": known})
-    monkeypatch.setattr("stylecli.engine.scoring.networks.weights.WEIGHTS", weights.WEIGHTS)
+    known = replace(published.WEIGHTS["alexnet"], sha256="")
+    monkeypatch.setattr(published, "WEIGHTS", {**published.WEIGHTS, "alexnet": known})
     done = style(*command, "--weights-dir", tmp_path / "weights", "-o", tmp_path / "r")
     assert done.status == 0, done.err
     assert "Reported by" in done.out

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from stylecli.backbone import registry
 from stylecli.engine import doctor
 from stylecli.engine.doctor import Check
-from stylecli.evaluation.weights import WEIGHTS
+from stylecli.evaluation.published import WEIGHTS
 from tests.conftest import Style
 
 LIST = """

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from stylecli.engine import metric_weights
 from stylecli.engine.metric_weights import named, pull, verify
 from stylecli.errors import InputError, ItemError, WeightsError
-from stylecli.evaluation.weights import SOURCE_KEY, WEIGHTS, Weights, find, fingerprint, read
+from stylecli.evaluation.published import WEIGHTS, Weights
+from stylecli.evaluation.weights import SOURCE_KEY, find, fingerprint, read
 
 TENSORS = {"weight": torch.arange(12.0).view(3, 4), "bias": torch.tensor([1.0, -1.0])}
 LINK = Weights(

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stylecli.errors import WeightsError
-from stylecli.evaluation import weights
+from stylecli.evaluation import published, weights
 from stylecli.evaluation.clip import ARCHITECTURES, Clip, clip_network
 from stylecli.evaluation.pixels import CLIP_MEAN, CLIP_STD, PREPROCESS
 
@@ -78,7 +78,7 @@ def file(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(file: Path) -> Clip:
     """Ours, by the way that real weights take."""
-    row = weights.WEIGHTS["clip-b32"]
+    row = published.WEIGHTS["clip-b32"]
     return clip_network("clip-b32", weights.read(row, file), file=str(file), config=TINY)
 
 
@@ -147,7 +147,7 @@ def test_names_stand_for_the_published_networks(name: str, patch: int, keys: int
     config = open_clip.get_model_config(ARCHITECTURES[name])
     assert config["vision_cfg"]["patch_size"] == patch
     assert config["quick_gelu"] is True
-    assert weights.WEIGHTS[name].file == f"{ARCHITECTURES[name]}.safetensors"
+    assert published.WEIGHTS[name].file == f"{ARCHITECTURES[name]}.safetensors"
     with pytest.raises(WeightsError, match=f"^f lacks .* and {keys - 4} more$"):
         clip_network(name, {}, file="f")
 
@@ -167,7 +167,7 @@ def test_a_file_of_another_network_is_refused(model: nn.Module) -> None:
 
 def test_loading_draws_nothing_from_the_global_generator(file: Path) -> None:
     before = torch.random.get_rng_state()
-    row = weights.WEIGHTS["clip-b32"]
+    row = published.WEIGHTS["clip-b32"]
     clip_network("clip-b32", weights.read(row, file), file="f", config=TINY)
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stylecli.errors import WeightsError
-from stylecli.evaluation import dino, weights
+from stylecli.evaluation import dino, published, weights
 from stylecli.evaluation.dino import DinoV2, dinov2
 
 # isort: split
@@ -47,7 +47,7 @@ AROUND = (
 )
 
 
-def published(layers: int) -> set[str]:
+def keys_of(layers: int) -> set[str]:
     """The keys of ``facebook/dinov2-base`` as its file has them."""
     return {*AROUND, *(f"encoder.layer.{i}.{key}" for i in range(layers) for key in LAYER)}
 
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return weights.read(weights.WEIGHTS["dinov2-base"], folder / "model.safetensors")
+    return weights.read(published.WEIGHTS["dinov2-base"], folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +107,10 @@ def test_it_is_taken_behind_the_last_normalisation(
 def test_published_keys_and_those_of_the_library_load_alike(
     tensors: dict[str, torch.Tensor], network: DinoV2, images: torch.Tensor, tmp_path: Path
 ) -> None:
-    assert tensors.keys() == published(2)
+    assert tensors.keys() == keys_of(2)
     own = network.model.state_dict()
     save_file(own, tmp_path / "model.safetensors")
-    row = weights.WEIGHTS["dinov2-base"]
+    row = published.WEIGHTS["dinov2-base"]
     again = dinov2(weights.read(row, tmp_path / "model.safetensors"), file="f", config=TINY)
     assert torch.equal(again(images), network(images))
 
@@ -147,7 +147,7 @@ def test_without_a_config_it_is_vit_b14_of_518_px(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(dino, "load_strictly", note)
     dinov2({}, file="f")
-    assert len(seen) - 1 == len(published(12))
+    assert len(seen) - 1 == len(keys_of(12))
     assert seen["heads"] == (12,)
     assert seen["embeddings.position_embeddings"] == (1, 1 + (518 // 14) ** 2, 768)
     assert seen["embeddings.patch_embeddings.projection.weight"] == (768, 3, 14, 14)

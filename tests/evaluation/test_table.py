@@ -9,8 +9,8 @@ from stylecli.errors import UsageError
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS
+from stylecli.evaluation.published import WEIGHTS
 from stylecli.evaluation.table import METRICS, PRESETS, choose, lookup
-from stylecli.evaluation.weights import WEIGHTS
 from stylecli.recipe.scoring import Evaluate
 
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from stylecli.errors import WeightsError
 from stylecli.evaluation import weights
-from stylecli.evaluation.weights import SOURCE_KEY, WEIGHTS, Weights, find, load_strictly, read
+from stylecli.evaluation.published import WEIGHTS, Weights
+from stylecli.evaluation.weights import SOURCE_KEY, find, load_strictly, read
 
 COMMIT = "1" * 40
 ROW = Weights(

@@ -137,9 +137,9 @@ def doctor(
 
 
 def _list_metrics(weights_dir: Path | None) -> None:
-    from stylecli.evaluation import weights
+    from stylecli.evaluation import published, weights
 
-    for wanted in weights.WEIGHTS.values():
+    for wanted in published.WEIGHTS.values():
         try:
             file = str(weights.find(wanted, weights_dir))
         except WeightsError:
@@ -168,7 +168,7 @@ def _line(name: str, is_here: bool, licence: str, held: str, origin: str) -> str
 
 def _known(name: str, weights_dir: Path | None) -> Source:
     from stylecli.backbone import registry
-    from stylecli.evaluation.weights import WEIGHTS
+    from stylecli.evaluation.published import WEIGHTS
 
     if name not in registry.SOURCES and name in WEIGHTS:
         raise InputError(f"no backbone is called {name!r}", fix=f"did you mean {METRICS}{name}?")

@@ -29,8 +29,8 @@ from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.table import Chosen
-from stylecli.evaluation.weights import WEIGHTS, Weights
 from stylecli.recipe.schema import Recipe
 from stylecli.recipe.scoring import Evaluate
 

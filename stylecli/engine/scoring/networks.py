@@ -15,7 +15,7 @@ from torch import Tensor
 from stylecli.artifacts.store import digest
 from stylecli.backbone.registry import ASSETS
 from stylecli.errors import WeightsError
-from stylecli.evaluation import weights
+from stylecli.evaluation import published, weights
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.perceptual import load_pocket_clip, load_pocket_lpips
@@ -42,7 +42,7 @@ class Found:
         cls,
         metrics: Sequence[Metric],
         folder: Path | None,
-        pull: Callable[[weights.Weights], Path] | None = None,
+        pull: Callable[[published.Weights], Path] | None = None,
     ) -> Found:
         """Look for everything the metrics need, loading nothing.
 
@@ -54,7 +54,7 @@ class Found:
         files: dict[str, Path] = {}
         missing: dict[str, WeightsError] = {}
         for name in dict.fromkeys(need for metric in metrics for need in metric.needs):
-            wanted = weights.WEIGHTS[name]
+            wanted = published.WEIGHTS[name]
             try:
                 try:
                     files[name] = weights.find(wanted, folder)
@@ -144,7 +144,7 @@ class Networks:
         assert network.load is not None  # noqa: S101  pocket's were dealt with
         files = [self._files[need] for need in network.needs]
         tables = [
-            weights.read(weights.WEIGHTS[need], path)
+            weights.read(published.WEIGHTS[need], path)
             for need, path in zip(network.needs, files, strict=True)
         ]
         return network.load(tables, str(files[0]))

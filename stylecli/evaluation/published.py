@@ -1,0 +1,131 @@
+"""The published weight files that metrics are computed with: what each is, and whose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One file that a metric needs.
+
+    Attributes:
+        name: As in ``style models pull metrics/NAME``.
+        family: The folder it lies in below a weights folder.
+        what: In words, for messages.
+        sha256: Digest of the file, or its first digits where only those are published; empty where
+            none is.
+        url: Where the authors keep it.
+        repository: The hub repository that holds it, under `hub_file` if that is another name.
+    """
+
+    name: str
+    family: str
+    file: str
+    what: str
+    licence: str
+    megabytes: int
+    sha256: str = ""
+    url: str = ""
+    repository: str = ""
+    hub_file: str = ""
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+
+WEIGHTS: Mapping[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name="inception",
+            family="inception",
+            file="weights-inception-2015-12-05-6726825d.pth",
+            what="FID's Inception-v3, ported from TensorFlow",
+            licence="Apache-2.0",
+            megabytes=96,
+            sha256="6726825d",
+            url=_FIDELITY + "weights-inception-2015-12-05-6726825d.pth",
+        ),
+        Weights(
+            name="artfid",
+            family="artfid",
+            file="art_inception.pth",
+            what="art-Inception, trained to tell artists and styles",
+            licence="MIT",
+            megabytes=100,
+            repository="matthias-wright/art_inception",
+        ),
+        Weights(
+            name="alexnet",
+            family="lpips",
+            file="alexnet-owt-7be5be79.pth",
+            what="AlexNet, the trunk of LPIPS",
+            licence="BSD-3-Clause",
+            megabytes=244,
+            sha256="7be5be79",
+            url=_TORCHVISION + "alexnet-owt-7be5be79.pth",
+        ),
+        Weights(
+            name="vgg16",
+            family="lpips",
+            file="vgg16-397923af.pth",
+            what="VGG16, the other trunk of LPIPS",
+            licence="BSD-3-Clause",
+            megabytes=553,
+            sha256="397923af",
+            url=_TORCHVISION + "vgg16-397923af.pth",
+        ),
+        Weights(
+            name="vgg19",
+            family="vgg",
+            file="vgg19-dcbb9e9d.pth",
+            what="VGG19, for Gram matrices and block matching",
+            licence="BSD-3-Clause",
+            megabytes=575,
+            sha256="dcbb9e9d",
+            url=_TORCHVISION + "vgg19-dcbb9e9d.pth",
+        ),
+        Weights(
+            name="clip-b32",
+            family="clip",
+            file="ViT-B-32-quickgelu.safetensors",
+            what="CLIP ViT-B/32 of OpenAI",
+            licence="MIT",
+            megabytes=605,
+            repository="timm/vit_base_patch32_clip_224.openai",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
+            name="clip-l14",
+            family="clip",
+            file="ViT-L-14-quickgelu.safetensors",
+            what="CLIP ViT-L/14 of OpenAI",
+            licence="MIT",
+            megabytes=1710,
+            repository="timm/vit_large_patch14_clip_224.openai",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
+            name="clip-h14",
+            family="clip",
+            file="ViT-H-14.safetensors",
+            what="OpenCLIP ViT-H/14, whose text half Stable Diffusion 2 listens to",
+            licence="MIT",
+            megabytes=3944,
+            repository="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            hub_file="open_clip_model.safetensors",
+        ),
+        Weights(
+            name="dinov2-base",
+            family="dino",
+            file="dinov2-base/model.safetensors",
+            what="DINOv2 ViT-B/14",
+            licence="Apache-2.0",
+            megabytes=346,
+            repository="facebook/dinov2-base",
+            hub_file="model.safetensors",
+        ),
+    )
+}
