@@ -43,6 +43,8 @@ _WEIGHED: Mapping[Kind, tuple[str, ...]] = {
 # Of a model that is one network, everything side by side.
 _FLAT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 SUMS = "SHA256SUMS"
+# Beside the changes that make an editor: what it knows by name, a line each.
+THINGS = "things.txt"
 # What makes another model of a backbone, in the folder that a row names.
 DELTA = "delta.safetensors"
 
@@ -246,6 +248,14 @@ def editing(source: Source) -> Source:
     found = source if source.editor is None else SOURCES[source.editor]
     require(found, EDITING)
     return found
+
+
+def things(source: Source) -> frozenset[str]:
+    """What a small editor was taught by name; empty where nobody said, as of large ones."""
+    file = None if source.delta is None else source.delta / THINGS
+    if file is None or not file.is_file():
+        return frozenset()
+    return frozenset(file.read_text(encoding="utf-8").split())
 
 
 def _kind(folder: Path) -> Kind:

@@ -220,11 +220,10 @@ def table(
                 f"{path}:{number}  more fields than columns", fix=f"{known}; separated by commas"
             )
         if unknown := [key for key in entry if key not in columns and not is_key(key)]:
-            near = did_you_mean(unknown[0], columns)
+            near = did_you_mean(unknown[0], [*columns, *SHORT] if is_key(".") else columns)
             raise InputError(
                 f"{path}:{number}  unknown column {unknown[0]!r}",
-                fix=f"{near}{known}"
-                + ("; or a recipe key, such as sampling.guidance" * is_key(".")),
+                fix=f"{near}{known}" + (f"; {', '.join(SHORT)}; or a recipe key" * is_key(".")),
             )
         rows.append((number, entry))
     if not rows:

@@ -22,7 +22,7 @@ from stylecli.backbone.editors import delta as deltas
 from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.editors.delta import Delta
 from stylecli.backbone.model import fingerprint, load_part
-from stylecli.backbone.registry import ASSETS, DELTA
+from stylecli.backbone.registry import ASSETS, DELTA, THINGS
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips
 from stylecli.pocket import data, edits, loop, words
@@ -94,6 +94,7 @@ def write(changes: Changes, folder: Path, *, base_fingerprint: str) -> None:
         native_px=edits.PX,
     )
     write_atomic(folder / DELTA, made.packed())
+    write_atomic(folder / THINGS, "".join(f"{name}\n" for name in sorted(edits.KNOWN)).encode())
     write_sums(folder)
 
 

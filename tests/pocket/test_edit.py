@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from stylecli.artifacts import glyphs
 from stylecli.backbone.editors import delta as deltas
-from stylecli.backbone.registry import DELTA
+from stylecli.backbone.registry import DELTA, THINGS
 from stylecli.errors import UsageError, WeightsError
 from stylecli.pocket import asking, edit, edit_part, edits, loop, words
 from stylecli.pocket.asking import Asked, Sentence
@@ -421,7 +421,7 @@ def test_an_editor_of_another_base_does_not_ship(
     monkeypatch.setattr(edit, "fingerprint", lambda _: "other")
     edit.ship(tmp_path)
     assert edit.editor_in(tmp_path / "elsewhere") == shipped
-    assert {file.name for file in shipped.iterdir()} == {DELTA, "SHA256SUMS"}
+    assert {file.name for file in shipped.iterdir()} == {DELTA, THINGS, "SHA256SUMS"}
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ other byte.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -80,12 +81,18 @@ class Expert:
             ValueError: One that no expert has.
         """
         own = dict(said)
+        if not isinstance(own.get("aliases", []), list | tuple):
+            raise TypeError(f"aliases is {own['aliases']!r}")
         found = cls(**(own | {"aliases": tuple(own.get("aliases", ()))}))
         for name, kind in _KINDS.items():
             if not isinstance(getattr(found, name), kind):
                 raise TypeError(f"{name} is {getattr(found, name)!r}")
         if not all(isinstance(one, str) for one in (*found.aliases, *found.base.values())):
             raise TypeError("aliases and base are text")
+        if found.rank < 1 or found.text_length < 1 or not 0 < found.alpha < math.inf:
+            raise ValueError(
+                f"rank {found.rank}, alpha {found.alpha}, text_length {found.text_length}"
+            )
         if found.where is not None:
             raise ValueError("it needs a shared adapter, which this version knows nothing of")
         if not (_ID.fullmatch(found.id) and found.phrase.strip()):
@@ -292,7 +299,9 @@ def _known(folder: Path) -> tuple[Expert, ...]:
     return read(folder).experts if (folder / INDEX).exists() else ()
 
 
-def _entries(said: Mapping[str, Any]) -> tuple[Expert, ...]:
+def _entries(said: object) -> tuple[Expert, ...]:
+    if not isinstance(said, Mapping) or not {"format", "version", "experts"} <= said.keys():
+        raise ValueError("it has no format, version and experts")
     if said["format"] != FORMAT or said["version"] != VERSION:
         raise ValueError(f"it is of format {said['format']!r}, version {said['version']!r}")
     found = tuple(Expert.from_json(one) for one in said["experts"])

@@ -215,6 +215,9 @@ def test_what_is_no_folder_of_experts_says_how_to_make_one(tmp_path: Path) -> No
         {"experts": [{"id": "pixel_art"}]},
         {"experts": {"a": 1}},
         {"experts": [1]},
+        {"experts": [{**entry().to_json(), "aliases": "pixels"}]},
+        {"experts": [{**entry().to_json(), "rank": 0}]},
+        {"experts": [{**entry().to_json(), "alpha": float("nan")}]},
     ],
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -225,6 +228,13 @@ def test_a_damaged_index_is_refused(tmp_path: Path, changes: dict[str, Any]) -> 
         experts.read(tmp_path)
     with pytest.raises(WeightsError, match="no index of experts"):
         experts.add(tmp_path, entry(PAPER[1]), NUMBERS, {})
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '"experts"', "null"])
+def test_an_index_of_something_else_is_refused_in_words_of_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(WeightsError, match="it has no format, version and experts"):
+        experts.read(tmp_path)
 
 
 @pytest.mark.mostly_slow

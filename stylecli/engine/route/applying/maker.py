@@ -27,6 +27,8 @@ from stylecli.tensors.regions import composite
 
 # Results are kept in a file to this many digits of a weight.
 DIGITS = 6
+# Sides that are so many times as long as the model's come back visibly blurred.
+BLURRED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class RouteMaker:
             WeightsError: Weights cannot be read, or an expert is of another model.
         """
         self.batch = session.recipe.device.batch
+        self._is_warned = False
         self._session = session
         self._tasks = tasks
         self._model = session.editor
@@ -112,6 +115,8 @@ class RouteMaker:
             side=asked.size or self._model.native_px,
             multiple=self._model.multiple_px,
         )
+        if not asked.protect_background:
+            self._warn_of_blur(job.content.path.name, geometry)
         return Opened(geometry.apply(picture), geometry, pixels)
 
     def bucket(self, job: Job, loaded: Opened) -> Hashable:
@@ -194,6 +199,18 @@ class RouteMaker:
         height, width = made.pixels.shape[:2]
         seen = list(made.before.shape[-2:])
         return {"height": height, "width": width, "model_size": seen, "edits": edits}
+
+    def _warn_of_blur(self, name: str, geometry: Geometry) -> None:
+        """Say once that a model at this size cannot give a picture back as sharp as it was."""
+        (height, width), (rows, columns) = geometry.original, geometry.resized
+        if self._is_warned or height * width < BLURRED**2 * rows * columns:
+            return
+        self._is_warned = True
+        self._session.context.reporter.warn(
+            f"{name} has {width} x {height} pixels and the model works at {columns} x {rows}: what "
+            "it gives back is enlarged, so it is blurred all over; --protect-background keeps the "
+            "pixels that the words did not look at"
+        )
 
     def shrink(self) -> str | None:
         return self._session.step_down()

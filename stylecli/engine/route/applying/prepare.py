@@ -20,7 +20,7 @@ from stylecli.engine.request import Contents, Destination, Prepared
 from stylecli.engine.route import experts as expert_files
 from stylecli.engine.route.applying import explain as explaining
 from stylecli.engine.route.applying.maker import RouteMaker, Task
-from stylecli.engine.route.applying.wishes import Edit, edits
+from stylecli.engine.route.applying.wishes import Edit, edits, unknown
 from stylecli.engine.route.experts import INDEX, MAKE, Expert, Experts
 from stylecli.engine.runs.making import Maker
 from stylecli.engine.session import Session
@@ -30,6 +30,8 @@ from stylecli.recipe.rows import changed as changed_by_row
 from stylecli.recipe.schema import Recipe
 
 COMMAND = "route-apply"
+# Names in a warning.
+SHOWN = 3
 PICTURE_NAME = "{content}__{style}.png"
 # Of the recipe, what a row of a manifest may change for its content alone.
 ROW_SECTIONS = ("route",)
@@ -72,6 +74,7 @@ def route_apply(
     asked = _Asked(recipe, known)
     tasks = [asked.task(row) for row in _plain(contents.rows(destination.path))]
     asked.refuse_idle()
+    _warn_of_unknown(tasks, source, reporter)
     used = asked.used()
     length = _text_length(recipe, used, known)
     if length is not None:
@@ -210,6 +213,17 @@ def _plain(rows: Sequence[Row]) -> Sequence[Row]:
                 f"{ROW_KEYS}*",
             )
     return rows
+
+
+def _warn_of_unknown(tasks: Sequence[Task], source: registry.Source, reporter: Reporter) -> None:
+    things = registry.things(source)
+    every = dict.fromkeys(edit for task in tasks for edit in task.edits)
+    if things and (strange := unknown(every, things)):
+        said = ", ".join(repr(one) for one in strange[:SHOWN])
+        reporter.warn(
+            f"{source.name} was never taught what {said} is, and may change something else; "
+            f"it knows {', '.join(sorted(things))}"
+        )
 
 
 def _text_length(recipe: Recipe, used: Sequence[Expert], experts: Experts) -> int | None:

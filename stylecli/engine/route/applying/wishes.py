@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from stylecli.errors import UsageError
@@ -29,6 +29,7 @@ _UNKNOWN = re.compile(
 )
 # In the name of a thing, or of a style that nobody knows: there is a second edit in it.
 _MORE = re.compile(r"\b(?:style|(?:and|then|but)\s+(?:the|a|an|my))\b", re.IGNORECASE)
+MIX = "or mix the nearest: --soft-route"
 EXAMPLE = "--object cat --style-name pixel-art"
 
 
@@ -90,13 +91,25 @@ def edits(asked: Apply, styles: Sequence[Style]) -> tuple[Edit, ...]:
     return tuple(found)
 
 
+def unknown(edits: Iterable[Edit], things: Collection[str]) -> list[str]:
+    """Objects in whose names there is none of the things that a model was taught.
+
+    >>> made = Edit("", (0, 0), "two red dogs", ())
+    >>> unknown([made], {"dog"}), unknown([made], {"cat"})
+    ([], ['two red dogs'])
+    """
+    plurals = {*things, *(f"{one}{ending}" for one in things for ending in ("s", "es"))}
+    named = dict.fromkeys(edit.object for edit in edits if edit.object)
+    return [one for one in named if not plurals & set(re.findall(r"\w+", one.casefold()))]
+
+
 def _told(text: str, styles: Sequence[Style], asked: Apply) -> list[Edit]:
     """The edits of one instruction."""
     try:
         hits = route(text, styles)
     except UnknownStyleError as error:
         if not asked.soft_route:
-            fix = f"{error.fix}; or mix the nearest: --soft-route"
+            fix = f"{error.fix}; {MIX}"
             raise UsageError(error.what, fix=fix) from error
         understood = _UNKNOWN.fullmatch(text.strip())
         if understood is None or any(_says_more(part, styles) for part in understood.groups()):
@@ -129,10 +142,10 @@ def _named(thing: str, name: str, styles: Sequence[Style], asked: Apply) -> Edit
     """The edit of an object and a style that were named apart."""
     try:
         style = _style(name, styles)
-    except UnknownStyleError:
+    except UnknownStyleError as error:
         if asked.soft_route:
             return _mixed(thing, name, styles, asked)
-        raise
+        raise UsageError(error.what, fix=f"{error.fix}; {MIX}") from error
     made = instruct(_bare(thing), style)
     return Edit(made.prompt, made.style_span, _bare(thing), (style.id,))
 

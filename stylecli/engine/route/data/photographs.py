@@ -150,7 +150,7 @@ class Photographs:
                 if split == VAL:
                     held.add(shown)
                 elif shown in held:
-                    self.left_out["are in validation for another object"] += 1
+                    self.left_out["with a picture that validation has"] += 1
                     continue
             found[photograph.id] = Chosen(
                 photograph, outline, Subject(photograph.id, outline.name, split)
@@ -162,7 +162,7 @@ class Photographs:
             f"{', '.join(one.name for one in listings)}: {len(found)} photographs will do, and "
             f"{wanted} are asked for ({data.images} to learn from, {data.held_out} for "
             f"validation){f'; left out: {reasons}' if reasons else ''}",
-            fix=f"--images {max(1, len(found) - data.held_out)}, or name more sources",
+            fix=_fewer(len(found), data),
         )
 
     def _in_turn(
@@ -226,3 +226,16 @@ def unfit(mask: Mask, data: Data) -> str | None:
 def _is_thing(name: str) -> bool:
     words = name.casefold().split()
     return bool(words) and words[-1] not in NO_THINGS
+
+
+def _fewer(found: int, data: Data) -> str:
+    """What could be asked for of so few; with pictures kept for validation, of both."""
+    if not found:
+        return "name other sources, or other objects"
+    held = min(data.held_out, found // 2)
+    said = f"--images {found - held}"
+    return (
+        f"{said} --val {held}, or name more sources"
+        if held != data.held_out
+        else (f"{said}, or name more sources")
+    )

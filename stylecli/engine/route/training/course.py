@@ -88,6 +88,8 @@ class Course:
         self._running = Running.from_json(self._place.resume(self.trainer, force=force))
         self._team.must_agree(f"checkpoints in {self._place.folder}", str(self._begun))
         done, wanted = self.trainer.done, self.trainer.settings.steps
+        if 0 < done < wanted:
+            self._reporter.note(f"{self._file.name.partition('.')[0]}: goes on from step {done} of {wanted}")
         if done > wanted:
             raise UsageError(
                 f"{self._place.path(done)} has learned {done} steps, more than route.train.steps "

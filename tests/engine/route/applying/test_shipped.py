@@ -15,6 +15,7 @@ from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.model import load_part
 from stylecli.engine.route import experts
 from stylecli.methods.regionroute.styles import PAPER
+from stylecli.pocket.edits import KNOWN
 from tests.conftest import ROOT, Style
 
 PAIR = ROOT / "docs" / "images" / "pair.png"
@@ -49,6 +50,29 @@ def test_the_experts_that_ship_are_of_the_editor_that_ships() -> None:
         ups = [tensor for name, tensor in tensors.items() if "lora_B" in name]
         assert ups
         assert all(tensor.any() and tensor.shape[1] == one.rank for tensor in ups), one.id
+
+
+def test_the_editor_that_ships_says_which_things_it_knows() -> None:
+    known = registry.things(registry.find("pocket-edit"))
+    assert known == KNOWN
+    assert registry.things(registry.find("flux1-kontext")) == frozenset()
+
+
+@pytest.mark.slow
+def test_a_thing_that_it_was_never_taught_and_a_picture_too_large_are_told(
+    style: Style, tmp_path: Path
+) -> None:
+    fast = ("--steps", "1", "-o")
+    done = style("route-apply", PAIR, "--object", "car", "--style-name", "cyberpunk", *fast,
+                 tmp_path / "a.png")  # fmt: skip
+    assert done.status == 0, done.err
+    assert "was never taught what 'car' is" in done.err
+    assert "automobile" in done.err
+    assert "enlarged" not in done.err
+    done = style("route-apply", ROOT / "docs/images/scene.png", "--object", "two umbrellas",
+                 "--style-name", "cyberpunk", *fast, tmp_path / "b.png")  # fmt: skip
+    assert "never taught" not in done.err
+    assert "512 x 512 pixels and the model works at 64 x 64" in done.err
 
 
 @pytest.mark.mostly_slow

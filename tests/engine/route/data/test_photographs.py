@@ -98,7 +98,15 @@ def test_too_few_photographs_are_refused_with_what_was_wrong(tmp_path: Path) -> 
     with pytest.raises(InputError, match="2 photographs will do, and 4 are asked for") as caught:
         chosen(file)
     assert "2 whose picture is missing or damaged" in caught.value.what
-    assert caught.value.fix.startswith("--images 1")
+    assert caught.value.fix.startswith("--images 1,")
+    with pytest.raises(InputError) as caught:
+        chosen(file, Data(images=3, held_out=10))
+    assert caught.value.fix.startswith("--images 1 --val 1,")
+    # What was advised is enough.
+    assert len(chosen(file, Data(images=1, held_out=1)).subjects) == 2
+    with pytest.raises(InputError) as caught:
+        chosen(file, Data(images=1, held_out=0, objects=("dinosaur",)))
+    assert "--images" not in caught.value.fix
 
 
 def test_objects_are_chosen_by_name(tmp_path: Path) -> None:
@@ -158,7 +166,7 @@ def test_what_is_validated_on_is_not_learned_from_for_another_of_its_objects(
     for file in tmp_path.glob("*_im.png"):
         photos.photograph(file, 0)
     assert len(chosen(tmp_path, Data(images=4, held_out=0)).subjects) == 4
-    with pytest.raises(InputError, match="3 are in validation for another object"):
+    with pytest.raises(InputError, match="3 with a picture that validation has"):
         chosen(tmp_path, ALL)
 
 
