@@ -107,9 +107,9 @@
     const far = SIDE - 8;
     const parts = [
       line("axis", EDGE, EDGE, far, EDGE), line("axis", EDGE, EDGE, EDGE, far), line("equal", EDGE, EDGE, far, far),
-      text(`${x} →`, far, SIDE - 8, { "text-anchor": "end" }),
-      text(`${y} →`, 0, 0, { transform: `translate(14 8) rotate(-90)`, "text-anchor": "end" }),
-      text(number(low), EDGE, SIDE - 8), text(number(high), far, SIDE - EDGE + 14, { "text-anchor": "end" }),
+      text(`${x} →`, (EDGE + far) / 2, SIDE - 8, { "text-anchor": "middle" }),
+      text(`${y} →`, 0, 0, { transform: `translate(14 ${SIDE / 2}) rotate(-90)`, "text-anchor": "middle" }),
+      text(number(low), EDGE, SIDE - 8), text(number(high), far, SIDE - 8, { "text-anchor": "end" }),
     ];
     let [wins, ties] = [0, 0];
     for (const dot of dots) {

@@ -168,7 +168,7 @@ def _said(one: Mapping[str, Any], value: float) -> str:
     low, high = number(one.get("ci_low")), number(one.get("ci_high"))
     if low is None or high is None or math.isclose(low, high):
         return figure(value)
-    return f"{figure(value)} ± {(high - low) / 2:.2g}"
+    return f"{figure(value)} ± {float(f'{(high - low) / 2:.2g}'):g}"
 
 
 def _signed(value: float) -> str:

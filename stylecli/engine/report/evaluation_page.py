@@ -12,6 +12,7 @@ from typing import Any
 from stylecli.artifacts.locate import IMAGE_SUFFIXES
 from stylecli.engine.report import charts, evaluated, html
 from stylecli.engine.report.evaluated import Columns, Evaluated, Picks, Shown
+from stylecli.engine.report.journals import number
 from stylecli.engine.report.page import NAME, Written
 from stylecli.engine.report.thumbnails import Thumbnails
 from stylecli.engine.scoring.printed import SIGNIFICANT
@@ -86,6 +87,7 @@ def write(
         "rows": _figures(one),
         "compared": one.compared,
         "differences": _differences(one),
+        "least_p": max((number(c.get("least_p")) or 0.0 for c in one.comparisons), default=0.0),
         "absent": {
             name: about["unavailable"]
             for name, about in one.metrics.items()
