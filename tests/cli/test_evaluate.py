@@ -117,6 +117,25 @@ def test_tables_hold_the_same_figures_in_every_format(report: Path) -> None:
     assert (report / "table.md").read_text().rstrip() == printed.rstrip()
 
 
+def test_a_page_of_it_has_charts_and_pictures_and_can_be_made_again(
+    report: Path, world: World, style: Style, tmp_path: Path
+) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("<circle") > 20
+    assert page.count("data:image/webp") >= 6
+    assert "near against far" in page
+    # From the rows alone, as when the results lie elsewhere by now.
+    bare = style("report", report, "-o", tmp_path / "bare.html", "--title", "Again")
+    assert bare.status == 0, bare.err
+    assert "not found" in bare.err
+    whole = style("report", report, world.root, "-o", tmp_path / "page.html", "--json")
+    assert whole.status == 0, whole.err
+    assert json.loads(whole.out.splitlines()[0])["not_found"] == []
+    with_scores = style("report", report, "--scores", report)
+    assert with_scores.status == 2
+    assert "is an evaluation itself" in with_scores.err
+
+
 def test_what_made_it_is_kept_without_any_folder(report: Path) -> None:
     (row,) = [json.loads(line) for line in (report / "runs.jsonl").read_text().splitlines()]
     assert row["command"] == "evaluate"

@@ -194,12 +194,17 @@ def evaluate(
     if dry_run:
         _show(evaluation, resolved)
         return
+    from stylecli.engine.report import evaluation_page
+
+    place = evaluation_page.place(Path(output).expanduser())
     outcome = evaluation.run(_say)
     from stylecli.artifacts.tables import json_rows, markdown
     from stylecli.engine.scoring.printed import tables
 
     for table in tables(outcome):
         console.result({"table": table.title, "cells": json_rows(table)}, text=markdown(table))
+    written = evaluation_page.write(place.parent, evaluation.pictures, place)
+    console.note(f"charts, and the best and worst pictures: {written.page}")
     evaluation.check_bounds(outcome)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from stylecli.cli.console import console
 from stylecli.cli.options import OUTPUT, examples, given, given_path
+from stylecli.errors import UsageError
 
 PICTURES = "Where things are"
 
@@ -16,11 +17,12 @@ PICTURES = "Where things are"
 @examples(
     "style report out/ --content photos/ --style styles/",
     "style report a/ b/ --scores report/ -o compared.html --title 'Two recipes'",
+    "style report report/ a/ b/ --content photos/ --style styles/",
 )
 def report(
     outputs: Annotated[
         list[str],
-        typer.Argument(metavar="OUT", parser=given, help="What runs wrote: folders, or files."),
+        typer.Argument(metavar="OUT", parser=given, help="What runs or `style evaluate` wrote."),
     ],
     output: Annotated[
         Path | None,
@@ -70,18 +72,33 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Show runs on one page: what went in, what came out, what failed, and with which settings."""
-    from stylecli.engine.report import page
+    """Show runs on one page: what went in, what came out, what failed, and with which settings.
 
-    wanted = page.Wanted(
-        outputs=outputs,
-        page=None if output is None else output.expanduser(),
-        contents=content or (),
-        styles=style or (),
-        scores=scores,
-        title=title,
-    )
-    written = page.write(wanted, console)
+    What `style evaluate` wrote becomes a page of charts, of method against method, and of the best
+    and the worst; name the folders of the results beside it for their pictures.
+    """
+    from stylecli.engine.report import evaluation_page, page
+
+    place = None if output is None else output.expanduser()
+    folder = evaluation_page.among(outputs)
+    if folder is not None:
+        if scores is not None:
+            raise UsageError(
+                f"{folder} is an evaluation itself, and --scores names one",
+                fix="leave one of them out",
+            )
+        others = [Path(name).expanduser() for name in (*outputs, *(content or ()), *(style or ()))]
+        written = evaluation_page.write(folder, others, place, title)
+    else:
+        wanted = page.Wanted(
+            outputs=outputs,
+            page=place,
+            contents=content or (),
+            styles=style or (),
+            scores=scores,
+            title=title,
+        )
+        written = page.write(wanted, console)
     if written.not_found:
         some = ", ".join(written.not_found[:3]) + (", …" if len(written.not_found) > 3 else "")
         count = len(written.not_found)

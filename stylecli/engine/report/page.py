@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import re
@@ -13,26 +12,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stylecli.artifacts.files import replacing, to_json, write_atomic
+from stylecli.artifacts.files import write_atomic
 from stylecli.artifacts.locate import Locator
 from stylecli.engine.context import Reporter, Task
-from stylecli.engine.report import journals, summary, words
+from stylecli.engine.report import html, journals, summary, words
 from stylecli.engine.report.items import Gatherer, places
 from stylecli.engine.report.scores import Scores
 from stylecli.engine.report.thumbnails import Thumbnails
 from stylecli.engine.runs import pace
-from stylecli.errors import InputError, UsageError
+from stylecli.errors import InputError
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "report"
 NAME = "report.html"
 # Above this a page would take long to load; its pictures and data then lie beside it.
 INLINE_ITEMS = 1_000
 CHUNK_ITEMS = 1_000
-# By which a page of ours is known; the template's head has it.
-MARK, HEAD_BYTES = b'content="style report"', 2_000
 T = TypeVar("T")
 OURS = re.compile(r"[0-9a-f]{24}\.thumb|items-[0-9a-f]{16}\.js")
 
@@ -96,7 +91,7 @@ def write(wanted: Wanted, reporter: Reporter) -> Written:
         for entry, at in entries:
             record = gatherer.record(entry, at)
             tally.add(record)
-            lines.append(_json(record))
+            lines.append(html.json_text(record))
             task.advance()
     title = wanted.title or ", ".join(folder.label for folder in folders)
     told = _told(title, folders, gatherer, tally, scores)
@@ -120,15 +115,7 @@ def _place(page: Path | None, folders: Sequence[journals.Folder]) -> Path:
         page = (folders[0].path if len(folders) == 1 else Path()) / NAME
     elif page.is_dir():
         page = page / NAME
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{page}: a report is a page", fix="give a name that ends in .html")
-    if page.exists():
-        with page.open("rb") as stream:
-            if MARK not in stream.read(HEAD_BYTES):
-                raise UsageError(
-                    f"{page} exists and is not a report of ours", fix="choose another --output"
-                )
-    return page
+    return html.check_place(page)
 
 
 def _told(
@@ -172,33 +159,12 @@ def _render(
     items: Iterator[str],
     pictures: Iterator[str],
 ) -> None:
-    script, style = ((ASSETS / f"report.{kind}").read_text("utf-8") for kind in ("js", "css"))
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "moment": words.moment,
-        "duration": pace.duration,
-        "figure": words.figure,
+    parts = {
+        "data": html.script_data({**told["data"], **extra}),
+        "items": map(Markup, items),
+        "pictures": map(Markup, pictures),
     }
-    parts = environment.get_template("page.html.j2").generate(
-        **{key: value for key, value in told.items() if key != "data"},
-        data=Markup(_json({**told["data"], **extra})),  # noqa: S704  escaped for scripts
-        items=map(Markup, items),
-        pictures=map(Markup, pictures),
-        script=Markup(script),  # noqa: S704  ours
-        style=Markup(style),  # noqa: S704  ours
-        script_hash=_hash(script),
-        style_hash=_hash(style),
-    )
-    with replacing(page) as stream:
-        for part in parts:
-            # A name that is not valid UTF-8 is shown with question marks.
-            stream.write(part.encode("utf-8", "replace"))
+    html.write(page, "report", ["report.css"], {**told, **parts})
 
 
 def _chunks(folder: Path, items: Sequence[str], pictures: Sequence[str]) -> list[str]:
@@ -224,7 +190,7 @@ def _tidy(folder: Path, kept: set[str]) -> None:
 def _pairs(sources: Iterable[str | None], gatherer: Gatherer) -> Iterator[str]:
     """Each picture's thumbnail, and the address of the file itself where the page may link it."""
     for at, source in enumerate(sources):
-        yield _json([source, gatherer.links.get(at)])
+        yield html.json_text([source, gatherer.links.get(at)])
 
 
 def _advancing(things: Iterable[T], task: Task) -> Iterator[T]:
@@ -239,13 +205,3 @@ def _listed(things: Iterable[str]) -> Iterator[str]:
     for at, thing in enumerate(things):
         yield f",\n{thing}" if at else thing
     yield "]"
-
-
-def _json(value: object) -> str:
-    """JSON that can stand in a script element; `to_json` has no letters beyond ASCII."""
-    text = to_json(value)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

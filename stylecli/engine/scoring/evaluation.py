@@ -154,6 +154,14 @@ class Evaluation:
         return list(dict.fromkeys(item.method for item in self.items))
 
     @property
+    def pictures(self) -> Iterator[Path]:
+        """Outputs, contents and styles of all items."""
+        for item in self.items:
+            yield item.output
+            yield from (item.content,) if item.content else ()
+            yield from item.style
+
+    @property
     def ready(self) -> list[Metric]:
         """Metrics that can be computed: the weights are here, and some item has the columns."""
         return [metric for metric in self.chosen.metrics if not self.why_not(metric)]

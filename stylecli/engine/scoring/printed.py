@@ -22,7 +22,7 @@ def tables(outcome: Outcome) -> list[Table]:
     groups: dict[str, list[Metric]] = {}
     for metric in outcome.metrics:
         if metric.name not in outcome.absent:
-            groups.setdefault(_group(metric), []).append(metric)
+            groups.setdefault(group_of(metric), []).append(metric)
     found = [
         _scores(outcome, title, metrics[start : start + MOST_COLUMNS])
         for title, metrics in groups.items()
@@ -37,7 +37,8 @@ def tables(outcome: Outcome) -> list[Table]:
     return found
 
 
-def _group(metric: Metric) -> str:
+def group_of(metric: Metric) -> str:
+    """What a metric asks, as a heading."""
     if metric.kind == "set":
         return "All outputs together, against all styles"
     if "target" in metric.columns:

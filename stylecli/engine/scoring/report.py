@@ -98,6 +98,7 @@ def write(folder: Path, outcome: Outcome) -> None:
 def _about(metric: Metric, absent: str) -> dict[str, object]:
     return {
         "kind": metric.kind,
+        "group": printed.group_of(metric),
         "version": metric.version,
         "better": metric.better,
         "definition": metric.definition,
