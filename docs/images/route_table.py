@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def write(work: Path, folder: Path) -> None:
         _sheets(work, rows["main"], folder)
     if "ablation" in rows:
         ways = dict.fromkeys(row["way"] for row in rows["ablation"])
-        found["ways"] = _grouped(rows["ablation"], "way", tuple(ways))
+        found["ways"] = _grouped(_of_all(rows["ablation"], ways), "way", tuple(ways))
     (folder / "route.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     tables = (_table(name, groups) for name, groups in found.items())
     (folder / "route.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
@@ -65,6 +65,13 @@ def _grouped(rows: Rows, key: str, order: Sequence[str]) -> dict[str, Any]:
         for name, own in groups.items()
         if own
     }
+
+
+def _of_all(rows: Rows, ways: Collection[str]) -> Rows:
+    """Of edits that every way was asked for: only of those can ways be compared."""
+    asked = [{row["id"] for row in rows if row["way"] == way} for way in ways]
+    shared = set.intersection(*asked)
+    return [row for row in rows if row["id"] in shared]
 
 
 def _taking_turns(rows: Rows) -> Rows:

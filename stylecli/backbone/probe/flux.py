@@ -242,7 +242,8 @@ def select(layers: str, names: Sequence[str]) -> tuple[str, ...]:
         prefix = _DOUBLE if layers == "double" else _SINGLE
         found = tuple(name for name in names if name.startswith(prefix))
     elif layers.startswith("every:"):
-        found = tuple(names[:: int(layers.removeprefix("every:"))])
+        step = layers.removeprefix("every:")
+        found = tuple(names[:: int(step)]) if step.isdecimal() and int(step) else ()
     else:
         found = tuple(dict.fromkeys(layers.split(",")))
         if unknown := next((name for name in found if name not in names), None):

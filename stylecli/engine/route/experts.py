@@ -24,7 +24,7 @@ from torch import Tensor
 from stylecli.artifacts import files, store
 from stylecli.backbone.registry import ASSETS, Source
 from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
-from stylecli.methods.regionroute.styles import Style
+from stylecli.methods.regionroute.styles import Style, plain
 
 INDEX = "experts.json"
 FORMAT, VERSION = "style-experts", 1
@@ -97,7 +97,9 @@ class Expert:
             raise ValueError("it needs a shared adapter, which this version knows nothing of")
         if not (_ID.fullmatch(found.id) and found.phrase.strip()):
             raise ValueError(f"{found.id!r} with the phrase {found.phrase!r} names no style")
-        if Path(found.file).name != found.file or not found.file:
+        if not all(map(plain, found.style.names)):
+            raise ValueError("an alias is empty")
+        if not (found.file.endswith(SUFFIX) and _ID.fullmatch(found.file)):
             raise ValueError(f"{found.file!r} is no file beside the index")
         if not {"name", "fingerprint"} <= set(found.base):
             raise ValueError("base has name and fingerprint")
@@ -317,16 +319,11 @@ def _refuse_namesakes(experts: Sequence[Expert | Style]) -> None:
     """
     owner: dict[str, str] = {}
     for one in experts:
-        names = {_plain(name) for name in (one.id, one.phrase, *one.aliases)}
+        names = {plain(name) for name in (one.id, one.phrase, *one.aliases)}
         for name in sorted(names):
             if name in owner:
                 raise ValueError(f"{owner[name]} and {one.id} both go by {name!r}")
             owner[name] = one.id
-
-
-def _plain(name: str) -> str:
-    """A name as the router compares it: no case, and one kind of gap."""
-    return " ".join(re.split(r"[\s_-]+", name.casefold().strip()))
 
 
 def _as_text(experts: Sequence[Expert]) -> str:

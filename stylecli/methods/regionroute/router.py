@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from stylecli.errors import UsageError
 from stylecli.methods.regionroute import wording
-from stylecli.methods.regionroute.styles import TEMPLATES, WHOLE, Style, instruct
+from stylecli.methods.regionroute.styles import GAP, TEMPLATES, WHOLE, Style, instruct, plain
 
-_GAP = r"[\s_\u2010-\u2014-]+"
 NEAREST = 3
 # How alike two names are (difflib) before one is taken for a misspelling of the other.
 ALIKE = 0.8
@@ -62,7 +61,8 @@ def route(prompt: str, styles: Sequence[Style]) -> list[Hit]:
     Raises:
         UnknownStyleError: No style is named, or one that is not known; the message names those
             that are.
-        UsageError: There is none to choose from, or the instruction is too long to be one.
+        UsageError: There is none to choose from, the instruction is too long to be one, or it says
+            what is not to be done.
     """
     if not styles:
         raise UsageError("there is no style to choose from", fix="give experts that are trained")
@@ -87,7 +87,16 @@ def route(prompt: str, styles: Sequence[Style]) -> list[Hit]:
     if not named:
         raise _unknown(f"no style is named in {prompt!r}", prompt, styles)
     objects, _ = wording.read(between)
-    return [Hit(style, span, name) for (span, style), name in zip(named, objects, strict=True)]
+    for name in filter(None, objects):
+        if wording.DENYING.search(name):
+            raise UsageError(
+                f"{prompt!r}: {name!r} says what is not to be done",
+                fix=f'say what is to change, like "{EXAMPLE.format(*[named[0][1].phrase] * 2)}"',
+            )
+    return [
+        Hit(style, span, name)
+        for (span, style), name in zip(named, wording.referred(objects), strict=True)
+    ]
 
 
 def clauses(prompt: str, hits: Sequence[Hit]) -> list[str]:
@@ -129,10 +138,6 @@ def clauses(prompt: str, hits: Sequence[Hit]) -> list[str]:
     return made
 
 
-def _plain(name: str) -> str:
-    return re.sub(_GAP, " ", name.lower()).strip()
-
-
 def _by_name(styles: Sequence[Style]) -> dict[str, Style]:
     """Longest first.
 
@@ -141,7 +146,9 @@ def _by_name(styles: Sequence[Style]) -> dict[str, Style]:
     """
     owners: dict[str, Style] = {}
     for style in styles:
-        for name in map(_plain, style.names):
+        for name in map(plain, style.names):
+            if not name:
+                raise UsageError(f"{style.id!r} goes by an empty name", fix="take that alias away")
             if owners.setdefault(name, style).id != style.id:
                 raise UsageError(
                     f"{name!r} is the name of two styles: {owners[name].id} and {style.id}",
@@ -154,7 +161,7 @@ def _find(prompt: str, styles: Sequence[Style]) -> list[tuple[Span, Style]]:
     """All names on word boundaries, none inside a longer one."""
     found: list[tuple[Span, Style]] = []
     for name, style in _by_name(styles).items():
-        words = _GAP.join(map(re.escape, name.split(" ")))
+        words = GAP.join(map(re.escape, name.split(" ")))
         # An underscore is a gap here, and a letter in \b.
         pattern = rf"(?<![^\W_]){words}(?![^\W_])"
         for match in re.finditer(pattern, prompt, re.IGNORECASE):
@@ -186,7 +193,7 @@ def _without(prompt: str, denied: Sequence[Span]) -> str:
 def _misspelt(words: str, styles: Sequence[Style]) -> str | None:
     """The end of some words that is almost a name."""
     names = _by_name(styles)
-    said = _plain(words).split()
+    said = plain(words).split()
     for end in (" ".join(said[k:]) for k in range(len(said))):
         if difflib.get_close_matches(end, names, n=1, cutoff=ALIKE):
             return end
@@ -199,11 +206,11 @@ def _example(hits: Sequence[Hit]) -> str:
 
 def _unknown(what: str, said: str, styles: Sequence[Style]) -> UnknownStyleError:
     """With the nearest names, by the best of all runs of words as long as each name."""
-    words = _plain(said).split()
+    words = plain(said).split()
 
     def nearness(style: Style) -> float:
         best = 0.0
-        for name in map(_plain, style.names):
+        for name in map(plain, style.names):
             length = len(name.split())
             runs = [words[k : k + length] for k in range(max(1, len(words) - length + 1))]
             ratios = (difflib.SequenceMatcher(None, " ".join(run), name).ratio() for run in runs)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from stylecli.errors import UsageError
+
+# Between the words of a name people write any of these.
+GAP = r"[\s_\u2010-\u2014-]+"
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: no case, and one kind of gap.
+
+    >>> plain("Line-Art") == plain("line_art") == plain(" line art ")
+    True
+    """
+    return re.sub(GAP, " ", name.casefold()).strip()
 
 
 @dataclass(frozen=True, slots=True)

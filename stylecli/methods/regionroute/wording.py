@@ -99,6 +99,9 @@ DENIED = _pattern(
     rf"{_any('not no without never neither nor from than instead_of')}\s+"
     rf"(?:(?:in|a|an|the)\s+)*[{_QUOTES}]*$"
 )
+# No part of the name of an object: an edit that is not wanted, or less of one, is none that a model
+# could be told.
+DENYING = _pattern(_any("don.?t doesn.?t do_not does_not never not less except excluding besides"))
 # What stands where a style would: "the car in watercolour style", "and the car watercolor".
 _CLAIMED = (
     r"\s(?P<name>[\w'-]+(?:\s[\w'-]+){0,2}?)(?P<style>\s+style)?"
@@ -124,6 +127,22 @@ _WHOLE = _pattern(
 def is_whole(name: str) -> bool:
     """Whether the object is all there is in the picture."""
     return _WHOLE.fullmatch(name) is not None
+
+
+def referred(objects: Iterable[str | None]) -> list[str | None]:
+    """Objects with the last thing that was named in place of a word that stands for it.
+
+    >>> referred(["cat", "it"]), referred(["it"])
+    (['cat', 'cat'], ['it'])
+    """
+    found: list[str | None] = []
+    last: str | None = None
+    for name in objects:
+        stands = name is not None and name.casefold() in ("it", "them")
+        found.append(last if stands and last else name)
+        if name is not None and not is_whole(name):
+            last = found[-1]
+    return found
 
 
 def pieces(prompt: str, spans: Sequence[tuple[int, int]]) -> list[str]:

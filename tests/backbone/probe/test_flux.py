@@ -238,8 +238,12 @@ def test_blocks_are_compiled_once_for_all_layers() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for graphs, loss, slopes in json.loads(done.stdout.splitlines()[-1]):
-        assert 0 < graphs <= 6
+    rounds = json.loads(done.stdout.splitlines()[-1])
+    # Two kinds of block, watched or not, with gradients or without; what runs again on the way back
+    # may be what was compiled for the way there.
+    assert 0 < sum(graphs for graphs, *_ in rounds) <= 2 * 2 * 2 * 2
+    assert rounds[0][0] <= 2 * 2 * 2
+    for _, loss, slopes in rounds:
         assert loss < 1e-5
         assert slopes < 1e-6
 

@@ -133,6 +133,40 @@ def test_the_whole_picture_is_asked_for_as_a_whole(whole: str) -> None:
     assert clauses(said, route(said, STYLES)) == ["make the image into line art style"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "don't make the cat cyberpunk, make it line art",
+        "make the cat less cyberpunk",
+        "make everything except the cat cyberpunk",
+        "do not turn the dog into line-art style",
+    ],
+)
+def test_what_is_not_to_be_done_is_refused_and_not_done(said: str) -> None:
+    with pytest.raises(UsageError, match="says what is not to be done") as caught:
+        route(said, STYLES)
+    advised = caught.value.fix.split('"')[1]
+    assert all(hit.object for hit in route(advised, STYLES))
+
+
+def test_it_is_what_was_named_last() -> None:
+    hits = route("make the cat pixel-art and then make it cyberpunk", STYLES)
+    assert [(hit.style.id, hit.object) for hit in hits] == [
+        ("pixel_art", "cat"),
+        ("cyberpunk", "cat"),
+    ]
+    (alone,) = route("make it cyberpunk", STYLES)
+    assert alone.object == "it"
+
+
+def test_names_are_told_apart_as_they_are_found() -> None:
+    """Of the index and of instructions alike: a dash of any length is one gap."""
+    with pytest.raises(UsageError, match="name of two styles"):
+        route("x", (Style("a", "oil\u2013paint"), Style("b", "oil paint")))
+    with pytest.raises(UsageError, match="empty name"):
+        route("make the cat oil", (Style("a", "oil", ("-",)),))
+
+
 def test_what_is_said_besides_is_kept() -> None:
     said = "make the cat pixel art with big blue eyes"
     assert clauses(said, route(said, STYLES)) == [said]

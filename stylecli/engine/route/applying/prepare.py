@@ -76,7 +76,7 @@ def route_apply(
     asked.refuse_idle()
     _warn_of_unknown(tasks, source, reporter)
     used = asked.used()
-    length = _text_length(recipe, used, known)
+    length = _text_length(recipe, used, known, reporter)
     if length is not None:
         route = recipe.route.model_copy(update={"text_length": length})
         session_recipe = recipe.model_copy(update={"route": route})
@@ -226,11 +226,13 @@ def _warn_of_unknown(tasks: Sequence[Task], source: registry.Source, reporter: R
         )
 
 
-def _text_length(recipe: Recipe, used: Sequence[Expert], experts: Experts) -> int | None:
+def _text_length(
+    recipe: Recipe, used: Sequence[Expert], experts: Experts, reporter: Reporter
+) -> int | None:
     """Tokens of every instruction: what the experts learned with.
 
     Raises:
-        UsageError: They differ, or the recipe has it otherwise.
+        UsageError: They differ.
     """
     lengths = {expert.text_length: expert for expert in used}
     if len(lengths) > 1:
@@ -241,10 +243,10 @@ def _text_length(recipe: Recipe, used: Sequence[Expert], experts: Experts) -> in
         )
     length = next(iter(lengths), None)
     if recipe.route.text_length not in (None, length):
-        raise UsageError(
-            f"route.text_length is {recipe.route.text_length}, and the experts of "
-            f"{experts.folder} learned with {length}",
-            fix="leave route.text_length out",
+        # A recipe is for all experts; these were trained by another, and work with that alone.
+        reporter.note(
+            f"instructions are read as {length} tokens, as the experts of {experts.folder} learned "
+            f"them; route.text_length {recipe.route.text_length} is for training"
         )
     return length
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stylecli.errors import UsageError
 from stylecli.methods.regionroute.router import Hit, UnknownStyleError, clauses, route
 from stylecli.methods.regionroute.styles import Style, instruct
+from stylecli.methods.regionroute.wording import is_whole
 from stylecli.recipe.route import Apply
 
 # What an instruction may say without naming a thing.
@@ -100,7 +101,21 @@ def unknown(edits: Iterable[Edit], things: Collection[str]) -> list[str]:
     """
     plurals = {*things, *(f"{one}{ending}" for one in things for ending in ("s", "es"))}
     named = dict.fromkeys(edit.object for edit in edits if edit.object)
-    return [one for one in named if not plurals & set(re.findall(r"\w+", one.casefold()))]
+    return [
+        one for one in named if not (is_whole(one.casefold()) or plurals & _nouns(one.casefold()))
+    ]
+
+
+def _nouns(name: str) -> set[str]:
+    """What a name is the name of: "dog house" is a house, "slice of bread" is both.
+
+    >>> sorted(_nouns("the red slice of bread on a plate"))
+    ['bread', 'slice']
+    """
+    parts = re.split(r"\b(?:with|in|on|near|at|by|behind|before|next|under)\b", name)[0].split(
+        " of "
+    )
+    return {words[-1] for part in parts if (words := re.findall(r"\w+", part))}
 
 
 def _told(text: str, styles: Sequence[Style], asked: Apply) -> list[Edit]:

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from stylecli.artifacts import masks, rows, store
+from stylecli.artifacts import images, rows, store
 from stylecli.engine.route.data.photographs import Mask, Outline, Photograph
 from stylecli.engine.route.data.segments import decoded
 from stylecli.errors import ImageError, InputError
@@ -109,7 +111,8 @@ class Grounded:
                 )
             phrase, mask = pair
             if isinstance(mask, str) and mask:
-                yield Outline(bare(phrase), partial(_mask_file, self._file.parent / mask))
+                file = self._file.parent / mask
+                yield Outline(bare(phrase), partial(_mask_file, file), file)
 
 
 def bare(phrase: str) -> str:
@@ -131,8 +134,12 @@ def located(list_file: Path, name: str, pictures: Path | None) -> Path:
 
 
 def _mask_file(file: Path, size: tuple[int, int]) -> Mask:
-    """A mask in greys, whatever its brightest is called."""
-    return at_size(file, masks.read_mask(file), size, relative=True)
+    """A mask in its first channel, whatever its brightest is called (section 1.1)."""
+
+    def first(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image.getchannel(0), dtype=np.float32))
+
+    return at_size(file, images.decode(file, first), size, relative=True)
 
 
 def at_size(file: Path, values: Tensor, size: tuple[int, int], *, relative: bool = False) -> Mask:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from stylecli.artifacts import images, masks, rows, store
 from stylecli.errors import InputError, did_you_mean
-from stylecli.methods.regionroute.styles import Style
+from stylecli.methods.regionroute.styles import Style, plain
 
 NAME, MARK, EXCLUDED = "samples.jsonl", "dataset.json", "excluded_ids.json"
 FORMAT = 1
@@ -193,6 +193,8 @@ def _styles(folder: Path) -> tuple[Style, ...]:
         aliases = row.get("aliases", [])
         if not isinstance(aliases, list) or not all(isinstance(one, str) for one in aliases):
             raise InputError(f"{where}: `aliases` is {aliases!r}", fix="it is a list of texts")
+        if not all(map(plain, aliases)):
+            raise InputError(f"{where}: an alias is empty", fix="take it away")
         styles.append(Style(_text(where, row, "id"), _text(where, row, "phrase"), tuple(aliases)))
     return tuple(styles)
 

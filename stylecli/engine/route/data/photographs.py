@@ -42,10 +42,12 @@ class Outline:
     Attributes:
         name: As a command says it, without an article.
         read: Its mask, of the photograph's height and width; may raise an InputError or ImageError.
+        file: Of the mask, where it is not in the list.
     """
 
     name: str
     read: Callable[[tuple[int, int]], Mask]
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class Photographs:
             "objects": list(data.objects),
             "excluded": store.digest(sorted(excluded)),
             "seed": seed,
+            # A list stays the same when the pictures that it names are exchanged.
+            "files": store.digest([_digests(one) for one in self._chosen.values()]),
         }
 
     def view(self, subject: Subject) -> View:
@@ -239,3 +243,9 @@ def _fewer(found: int, data: Data) -> str:
         if held != data.held_out
         else (f"{said}, or name more sources")
     )
+
+
+def _digests(one: Chosen) -> list[str]:
+    """Of the picture, and of the mask where that is a file."""
+    files = [one.photograph.file, *([one.outline.file] if one.outline.file else [])]
+    return [one.photograph.id, *map(store.file_sha256, files)]

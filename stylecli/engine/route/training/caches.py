@@ -28,6 +28,10 @@ _EMBEDS, _POOLED = "embeds", "pooled"
 _MEND = "put it back, or run `style route-data` again"
 
 
+# Raised when masks come to the grid in another way: what was kept then is not taken.
+_GRIDDED = "2"
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Words of an instruction whose attention is supervised, and where it should be.
@@ -57,7 +61,7 @@ class Encoded:
         of_words = store.digest([*where, editor.text_length])
         self._latents = Shelf("route-latents", store.digest(where), is_kept=is_kept, warn=warn)
         self._texts = Shelf("route-text", of_words, is_kept=is_kept, warn=warn)
-        self._masks = Shelf("route-masks", "", is_kept=is_kept, warn=warn)
+        self._masks = Shelf("route-masks", _GRIDDED, is_kept=is_kept, warn=warn)
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width that a pair is seen at."""

@@ -89,7 +89,9 @@ class Course:
         self._team.must_agree(f"checkpoints in {self._place.folder}", str(self._begun))
         done, wanted = self.trainer.done, self.trainer.settings.steps
         if 0 < done < wanted:
-            self._reporter.note(f"{self._file.name.partition('.')[0]}: goes on from step {done} of {wanted}")
+            self._reporter.note(
+                f"{self._file.name.partition('.')[0]}: goes on from step {done} of {wanted}"
+            )
         if done > wanted:
             raise UsageError(
                 f"{self._place.path(done)} has learned {done} steps, more than route.train.steps "

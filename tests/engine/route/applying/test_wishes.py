@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stylecli.engine.route.applying.wishes import Edit, edits
+from stylecli.engine.route.applying.wishes import Edit, edits, unknown
 from stylecli.errors import UsageError
 from stylecli.methods.regionroute.styles import PAPER, TEMPLATES, Style, instruct
 from stylecli.recipe.route import Apply
@@ -160,3 +160,19 @@ def test_words_of_which_none_can_be_the_style_are_refused() -> None:
 def test_what_says_too_little_or_too_much_is_refused(said: dict[str, object], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         edits(Apply.model_validate(said), PAPER)
+
+
+@pytest.mark.parametrize(
+    ("said", "strange"),
+    [
+        ("make the dog in cyberpunk style", []),
+        ("make the two red dogs in cyberpunk style", []),
+        ("make the slice of bread on the table in cyberpunk style", []),
+        ("make the image in cyberpunk style", []),
+        ("make it cyberpunk", []),
+        ("make the dog house in cyberpunk style", ["dog house"]),
+        ("make the cat with the dog in cyberpunk style", ["cat with the dog"]),
+    ],
+)
+def test_a_thing_is_known_by_its_noun(said: str, strange: list[str]) -> None:
+    assert unknown(told(said), {"dog", "bread"}) == strange

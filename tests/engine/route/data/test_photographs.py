@@ -252,3 +252,33 @@ def test_folders_without_pairs_and_lists_that_are_not_there_are_refused(tmp_path
         chosen(tmp_path / "missing.json")
     with pytest.raises(InputError, match="excluded_ids"):
         items.excluded(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["picture", "mask"])
+def test_a_set_is_another_when_what_its_list_names_was_exchanged(what: str, tmp_path: Path) -> None:
+    file = photos.grounded(tmp_path)
+    before = chosen(file).facts
+    assert chosen(file).facts == before
+    other = next((tmp_path / ("images" if what == "picture" else "seg")).rglob("*.*g"))
+    with Image.open(other) as image:
+        again = image.copy()
+    again.putpixel((0, 0), 7 if again.mode == "L" else (7, 7, 7, 255)[: len(again.getbands())])
+    again.save(other)
+    assert chosen(file).facts != before
+
+
+def test_a_mask_is_its_first_channel_whatever_the_others_say(tmp_path: Path) -> None:
+    file = photos.grounded(tmp_path)
+    noise = np.random.default_rng(0)
+    for mask in (tmp_path / "seg").rglob("*.png"):
+        with Image.open(mask) as image:
+            pixels = np.array(image)
+        # Written as numbers of a class, under a picture's leftovers.
+        pixels[..., 0] = pixels[..., 0] > 0
+        pixels[..., 1:] = noise.integers(0, 256, pixels[..., 1:].shape)
+        Image.fromarray(pixels).save(mask)
+    source = chosen(file)
+    for subject in source.subjects:
+        box = photos.BOXES[photos.NAMES.index(subject.object)]
+        wanted = torch.from_numpy(photos.inside(box) == 1)
+        assert torch.equal(source.view(subject).mask, wanted)
