@@ -213,6 +213,26 @@ def test_a_damaged_picture_is_told_and_mended_by_the_same_command(
     assert len(items.read(tmp_path / "set").samples) == 4
 
 
+def test_what_was_made_of_a_picture_that_was_exchanged_is_made_again(
+    style: Style, tmp_path: Path
+) -> None:
+    folder = photos.big(tmp_path / "big")
+    words = ("route-data", folder, "-o", tmp_path / "set", "--images", 3, "--val", 1,
+             "--stylist", "filter", "--style-name", "line-art", "--json")  # fmt: skip
+    assert style(*words).status == 0
+    before = {one.id: dict(one.sha256) for one in items.read(tmp_path / "set").samples}
+    assert style(*words).rows[0]["status"] == "skipped"
+    picture = next(folder.rglob("dog*_im.jpg"))
+    photos.photograph(picture, 77)
+    again = style(*words)
+    assert again.status == 0, again.err
+    after = {one.id: dict(one.sha256) for one in items.read(tmp_path / "set").samples}
+    changed = [id_ for id_ in before if before[id_] != after[id_]]
+    assert len(changed) == 1
+    assert "dog" in changed[0]
+    assert before[changed[0]]["mask"] == after[changed[0]]["mask"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills")
 def test_a_set_that_was_killed_is_completed_to_the_same_bytes(
     style: Style, icons: Path, tmp_path: Path

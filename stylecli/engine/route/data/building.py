@@ -133,20 +133,46 @@ class Build:
         except InputError:
             # A list or a picture is gone since, and is made again.
             return None
-        is_whole = len(samples) == about.get("samples") == len(_unspoilt(samples))
+        is_whole = len(samples) == about.get("samples") == len(self._unspoilt(samples))
         return about if is_whole else None
 
     def _whole(self) -> set[str]:
         """Samples that are listed and whose files are as they were made; other lines go."""
         file, mark = self.folder / items.NAME, self.folder / items.MARK
         listed = list(self._listed(file)) if file.is_file() else []
-        kept = {sample.id for sample in _unspoilt(sample for sample, _ in listed)}
+        kept = {sample.id for sample in self._unspoilt(sample for sample, _ in listed)}
         if said(mark).get("samples") != len(kept):
             # Until the list is as long again, nobody is to take the folder for a set.
             mark.unlink(missing_ok=True)
         if file.is_file():
             _write(file, [row for sample, row in listed if sample.id in kept])
         return kept
+
+    def _unspoilt(self, samples: Iterable[items.Sample]) -> list[items.Sample]:
+        """Those whose files hold what they were made with, and were made of what is there now."""
+
+        @cache
+        def is_as_made(file: Path, sha256: str) -> bool:
+            try:
+                return store.file_sha256(file) == sha256
+            except (OSError, ValueError):  # a name that no file can have
+                return False
+
+        def is_of_the_same(one: items.Sample) -> bool:
+            origin = self.source.origin(one.image_id)
+            # What was made of a picture outlives it.
+            return (
+                origin is None or not origin.is_file() or is_as_made(origin, one.sha256["source"])
+            )
+
+        return [
+            one
+            for one in samples
+            if is_as_made(one.source, one.sha256["source"])
+            and is_as_made(one.target, one.sha256["target"])
+            and all(is_as_made(edit.mask, one.sha256["mask"]) for edit in one.edits)
+            and is_of_the_same(one)
+        ]
 
     def _listed(self, file: Path) -> Iterator[tuple[items.Sample, dict[str, Any]]]:
         """Samples of this set that a list names, each once, and their lines."""
@@ -237,25 +263,6 @@ class Build:
         if not failed:
             (self.folder / PLAN).unlink(missing_ok=True)
         return about
-
-
-def _unspoilt(samples: Iterable[items.Sample]) -> list[items.Sample]:
-    """Those whose files are there, and hold what they were made with."""
-
-    @cache
-    def is_as_made(file: Path, sha256: str) -> bool:
-        try:
-            return store.file_sha256(file) == sha256
-        except (OSError, ValueError):  # a name that no file can have
-            return False
-
-    return [
-        one
-        for one in samples
-        if is_as_made(one.source, one.sha256["source"])
-        and is_as_made(one.target, one.sha256["target"])
-        and all(is_as_made(edit.mask, one.sha256["mask"]) for edit in one.edits)
-    ]
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

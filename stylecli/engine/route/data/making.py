@@ -88,6 +88,10 @@ class Source(Protocol):
         """
         ...
 
+    def origin(self, image_id: str) -> Path | None:
+        """The file that a picture is a copy of; None where it was drawn."""
+        ...
+
     def about(self) -> Mapping[str, Any]:
         """What `dataset.json` says besides."""
         ...

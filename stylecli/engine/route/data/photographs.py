@@ -116,8 +116,15 @@ class Photographs:
             "objects": list(data.objects),
             "excluded": store.digest(sorted(excluded)),
             "seed": seed,
-            # A list stays the same when the pictures that it names are exchanged.
-            "files": store.digest([_digests(one) for one in self._chosen.values()]),
+            # A list stays the same when the masks that it names are exchanged. Pictures are told by
+            # `origin`: one that was damaged, and is mended, makes no other set.
+            "masks": store.digest(
+                [
+                    [one.photograph.id, store.file_sha256(one.outline.file)]
+                    for one in self._chosen.values()
+                    if one.outline.file is not None
+                ]
+            ),
         }
 
     def view(self, subject: Subject) -> View:
@@ -131,6 +138,11 @@ class Photographs:
         picture = images.to_float(images.read_bytes(data, file).pixels)
         mask = one.outline.read((picture.shape[1], picture.shape[2]))
         return View(data, file.suffix.lower(), picture, mask)
+
+    def origin(self, image_id: str) -> Path | None:
+        """See `making.Source`."""
+        one = self._chosen.get(image_id)
+        return None if one is None else one.photograph.file
 
     def about(self) -> Mapping[str, Any]:
         """Nothing besides the facts."""
@@ -243,9 +255,3 @@ def _fewer(found: int, data: Data) -> str:
         if held != data.held_out
         else (f"{said}, or name more sources")
     )
-
-
-def _digests(one: Chosen) -> list[str]:
-    """Of the picture, and of the mask where that is a file."""
-    files = [one.photograph.file, *([one.outline.file] if one.outline.file else [])]
-    return [one.photograph.id, *map(store.file_sha256, files)]

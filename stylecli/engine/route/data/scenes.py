@@ -165,6 +165,10 @@ class Scenes:
         picture = images.to_float(pixels)
         return View(png(Image.fromarray(pixels.numpy())), ".png", picture, mask >= COVERED)
 
+    def origin(self, image_id: str) -> Path | None:
+        """See `making.Source`."""
+        return None
+
     def about(self) -> Mapping[str, Any]:
         """Whose drawings they are."""
         return {

@@ -62,6 +62,9 @@ class Noise:
         data = png(Image.fromarray(pixels.numpy()))
         return View(data, ".png", images.to_float(pixels), mask)
 
+    def origin(self, image_id: str) -> None:
+        return None
+
     def about(self) -> Mapping[str, Any]:
         return {}
 
