@@ -2,8 +2,8 @@
 
 OpenAI trained with QuickGELU, ``x * sigmoid(1.702 x)``, LAION with plain GELU, and no key and no
 shape of a weight file betrays which: the same file runs under either without a complaint and gives
-other numbers. The activation is therefore asserted. Cosines are the products of these vectors; the learnt temperature
-(``logit_scale``) takes no part in them.
+other numbers. The activation is therefore asserted. Cosines are the products of these vectors; the
+learnt temperature (``logit_scale``) takes no part in them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Clip:
     @property
     def temperature(self) -> float:
         """What cosines were multiplied by in training."""
-        found: Tensor = self.model.logit_scale.exp()  # type: ignore[operator,union-attr]
+        found: Tensor = self.model.logit_scale.exp()  # type: ignore[operator]
         return float(found)
 
     def truncated(self, texts: Sequence[str]) -> int:

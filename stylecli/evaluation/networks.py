@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,15 @@ def _truncated_by_clip(_: Sequence[Path], texts: Sequence[str]) -> int:
 
 
 def _truncated_by_bert(files: Sequence[Path], texts: Sequence[str]) -> int:
+    return int(_prompts(files[1]).truncated(texts))
+
+
+@cache
+def _prompts(vocabulary: Path) -> Any:
     from stylecli.evaluation.taste.imagereward import Prompts
     from stylecli.evaluation.weights import read_vocabulary
 
-    return Prompts(read_vocabulary(files[1])).truncated(texts)
+    return Prompts(read_vocabulary(vocabulary))
 
 
 def _clip_of(

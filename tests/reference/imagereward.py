@@ -108,4 +108,6 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def depth(given: Mapping[str, Tensor], name: str) -> int:
-    return 1 + max(int(key.removeprefix(name).split(".")[0]) for key in given if key.startswith(name))
+    return 1 + max(
+        int(key.removeprefix(name).split(".")[0]) for key in given if key.startswith(name)
+    )

@@ -15,92 +15,20 @@ from stylecli.evaluation.taste.imagereward import (
     CONTEXT,
     DEVIATION,
     MEAN,
-    TEXT,
-    VISION,
     ImageReward,
     Prompts,
     imagereward,
 )
-from tests.reference import imagereward as reference
-
-WORDS = (
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "of", "red", "oil", "paint"),
-    *("##ing", "cafe", ",", "[", "]", "enc"),
+from tests.evaluation.taste.tiny import (
+    CLS,
+    SEP,
+    TINY_TEXT,
+    TINY_VISION,
+    VOCABULARY,
+    WORDS,
+    published_keys,
 )
-VOCABULARY = {word: number for number, word in enumerate(WORDS)}
-TINY_VISION = VISION | {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 48,
-}
-TINY_TEXT = TEXT | {
-    "vocab_size": len(WORDS) + 2,
-    "hidden_size": 16,
-    "encoder_hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 40,
-}
-CLS, SEP = VOCABULARY["[CLS]"], VOCABULARY["[SEP]"]
-
-
-def published_keys() -> dict[str, Tensor]:
-    """Random weights of the tiny network, under the names that ImageReward.pt has."""
-    generator = torch.Generator().manual_seed(3)
-    wide, narrow, text = 24, 48, 16
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def linear(name: str, out: int, into: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into), (out,)
-
-    def norm(name: str, width: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (width,), (width,)
-
-    eye = "blip.visual_encoder"
-    shapes |= {f"{eye}.cls_token": (1, 1, wide), f"{eye}.pos_embed": (1, 14 * 14 + 1, wide)}
-    shapes[f"{eye}.patch_embed.proj.weight"] = (wide, 3, 16, 16)
-    shapes[f"{eye}.patch_embed.proj.bias"] = (wide,)
-    for block in (f"{eye}.blocks.0", f"{eye}.blocks.1"):
-        norm(f"{block}.norm1", wide)
-        norm(f"{block}.norm2", wide)
-        linear(f"{block}.attn.qkv", 3 * wide, wide)
-        linear(f"{block}.attn.proj", wide, wide)
-        linear(f"{block}.mlp.fc1", narrow, wide)
-        linear(f"{block}.mlp.fc2", wide, narrow)
-    norm(f"{eye}.norm", wide)
-    reader = "blip.text_encoder"
-    shapes[f"{reader}.embeddings.word_embeddings.weight"] = (len(WORDS) + 2, text)
-    shapes[f"{reader}.embeddings.position_embeddings.weight"] = (40, text)
-    norm(f"{reader}.embeddings.LayerNorm", text)
-    for layer in (f"{reader}.encoder.layer.0", f"{reader}.encoder.layer.1"):
-        for kind, seen in (("attention", text), ("crossattention", wide)):
-            linear(f"{layer}.{kind}.self.query", text, text)
-            linear(f"{layer}.{kind}.self.key", text, seen)
-            linear(f"{layer}.{kind}.self.value", text, seen)
-            linear(f"{layer}.{kind}.output.dense", text, text)
-            norm(f"{layer}.{kind}.output.LayerNorm", text)
-        linear(f"{layer}.intermediate.dense", 32, text)
-        linear(f"{layer}.output.dense", text, 32)
-        norm(f"{layer}.output.LayerNorm", text)
-    linear("blip.vision_proj", 8, wide)
-    linear("blip.text_proj", 8, text)
-    for index, (out, into) in {0: (1024, text), 2: (128, 1024), 4: (64, 128)}.items():
-        linear(f"mlp.layers.{index}", out, into)
-    linear("mlp.layers.6", 16, 64)
-    linear("mlp.layers.7", 1, 16)
-    made = {}
-    for name, shape in shapes.items():
-        noise = torch.randn(shape, generator=generator)
-        gain = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-        # Large enough that a layer left out, or in another order, shows.
-        scale = 0.5 if len(shape) < 2 or "embeddings" in name else 1.4 / shape[-1] ** 0.5
-        if "patch_embed.proj.weight" in name:
-            scale = 0.05
-        made[name] = gain + scale * noise
-    made[f"{reader}.embeddings.position_ids"] = torch.arange(40)[None]
-    return made
+from tests.reference import imagereward as reference
 
 
 def build(tensors: dict[str, Tensor], vocabulary: dict[str, int] | None = None) -> ImageReward:
@@ -125,7 +53,16 @@ def images() -> Tensor:
     return torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(6))
 
 
-TEXTS = ["a cat", "a red dog, painting", "", "oil of oil of oil of a dog", "Café", "cat", "a", "dog"]
+TEXTS = [
+    "a cat",
+    "a red dog, painting",
+    "",
+    "oil of oil of oil of a dog",
+    "Café",
+    "cat",
+    "a",
+    "dog",
+]
 
 
 def test_rewards_are_those_of_the_equations(
@@ -145,9 +82,7 @@ def test_rewards_are_those_of_the_equations(
     assert max(wanted) - min(wanted) > 0.01
 
 
-def test_the_published_mean_and_deviation_are_applied(
-    network: ImageReward, images: Tensor
-) -> None:
+def test_the_published_mean_and_deviation_are_applied(network: ImageReward, images: Tensor) -> None:
     tokens, present = network.prompts(["a cat"])
     raw = network.head(network.class_token(images[:1], tokens, present))
     assert (MEAN, DEVIATION) == (0.16717362830052426, 1.0333394966054072)
