@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from stylecli import __version__
-from stylecli.artifacts import baselines, cache, features, ranges
+from stylecli.artifacts import baselines, cache, features
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.journal import Journal
@@ -122,7 +122,7 @@ class Evaluation:
         )
         _require_parts(chosen)
         baseline = baselines.load(wishes.baseline) if wishes.baseline else None
-        fixed = _ranges(settings)
+        fixed = overall.ranges_of(settings)
         found_items = items.collect(asked, settings)
         _tell_pairs(found_items, asked, settings, reporter)
         _check_names(found_items, wishes, bounds, settings)
@@ -150,7 +150,7 @@ class Evaluation:
             bounds=bounds,
             baseline=baseline,
             ranges=fixed,
-            unfounded=_unfounded(chosen, found_items, fixed),
+            unfounded=overall.unfounded(chosen.metrics, found_items, fixed),
         )
         if not made.parts and not wishes.dry_run:
             raise UsageError(
@@ -352,28 +352,6 @@ def _require_parts(chosen: Chosen) -> None:
             f"{chosen.metrics[0].name} is a mean over other metrics, and there is none",
             fix=f"name them beside it, as in --metrics {chosen.metrics[0].name},ssim,color_sw",
         )
-
-
-def _ranges(settings: Evaluate) -> Ranges:
-    """The file that the settings name, of metrics that there are."""
-    if settings.overall_ref is None:
-        return {}
-    found = ranges.load(Path(settings.overall_ref).expanduser())
-    for name in found:
-        table.lookup(name)
-    return found
-
-
-def _unfounded(chosen: Chosen, found: Sequence[Item], fixed: Ranges) -> dict[str, str]:
-    ids: dict[str, set[str]] = {}
-    for item in found:
-        ids.setdefault(item.method, set()).add(item.id)
-    frozen = {method: frozenset(own) for method, own in ids.items()}
-    return {
-        metric.name: overall.why_not(metric.name, frozen, fixed)
-        for metric in chosen.metrics
-        if metric.kind == "overall"
-    }
 
 
 def _tell_pairs(

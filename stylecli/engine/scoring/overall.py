@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from stylecli.artifacts import ranges
 from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.items import Item
 from stylecli.engine.scoring.summary import NOTHING, Aggregate, is_anchor
+from stylecli.evaluation import table
 from stylecli.evaluation.catalogue.overall import OVERALL, OVERALL_Z
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.normalising import (
@@ -21,20 +25,49 @@ from stylecli.evaluation.normalising import (
     z_scores,
 )
 from stylecli.evaluation.statistics import Interval
+from stylecli.recipe.scoring import Evaluate
 
 # Two methods are 0 and 1 on every metric, whatever lies between them.
 LEAST_METHODS = 3
 
 
-def why_not(name: str, ids: Mapping[str, frozenset[str]], ranges: Ranges) -> str:
+def ranges_of(settings: Evaluate) -> Ranges:
+    """The fixed ranges of the file that the settings name; mostly none.
+
+    Raises:
+        InputError: It cannot be read, or says something else.
+        UsageError: It names a metric that does not exist.
+    """
+    if settings.overall_ref is None:
+        return {}
+    found = ranges.load(Path(settings.overall_ref).expanduser())
+    for name in found:
+        table.lookup(name)
+    return found
+
+
+def unfounded(metrics: Sequence[Metric], items: Sequence[Item], fixed: Ranges) -> dict[str, str]:
+    """Of these means over metrics -> why there can be none; empty text if there can."""
+    ids: dict[str, set[str]] = {}
+    for item in items:
+        ids.setdefault(item.method, set()).add(item.id)
+    frozen = {method: frozenset(own) for method, own in ids.items()}
+    return {
+        metric.name: why_not(metric.name, frozen, fixed)
+        for metric in metrics
+        if metric.kind == "overall"
+    }
+
+
+def why_not(name: str, ids: Mapping[str, frozenset[str]], fixed: Ranges) -> str:
     """Why there can be no such mean over these methods; empty if there can.
 
     Args:
         name: `overall` or `overall_z`.
         ids: Method -> items; without anchors.
-        ranges: Fixed ones, with which a method stands alone.
+        fixed: Ranges with which a method stands alone.
     """
-    if len(ids) < LEAST_METHODS and not (ranges and name == OVERALL):
+    if len(ids) < LEAST_METHODS and not (fixed and name == OVERALL):
         return f"needs {LEAST_METHODS} methods, this run has {len(ids)}"
     if len(set(ids.values())) > 1:
         sizes = ", ".join(f"{len(own)} of {method}" for method, own in ids.items())
@@ -47,7 +80,7 @@ def of(
     metrics: Sequence[Metric],
     aggregates: Sequence[Aggregate],
     entries: Mapping[str, Sequence[Entry]],
-    ranges: Ranges,
+    fixed: Ranges,
 ) -> Overall:
     """The mean over all metrics that measured the same items of every method.
 
@@ -56,10 +89,10 @@ def of(
         metrics: All that were computed.
         aggregates: Of them.
         entries: Rows by method.
-        ranges: Fixed ones; without them the methods give them.
+        fixed: Ranges; without them the methods give them.
     """
     methods = tuple(method for method in entries if not is_anchor(method))
-    limits = ranges if name == OVERALL else {}
+    limits = fixed if name == OVERALL else {}
     values: dict[str, list[float]] = {}
     parts: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
@@ -126,5 +159,5 @@ def _unfit(metric: Metric, own: Sequence[Aggregate], entries: Mapping[str, Seque
     return ""
 
 
-def _unranged(metric: Metric, ranges: Ranges) -> str:
-    return "has no fixed range" if ranges and metric.name not in ranges else ""
+def _unranged(metric: Metric, limits: Ranges) -> str:
+    return "has no fixed range" if limits and metric.name not in limits else ""

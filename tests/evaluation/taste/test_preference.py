@@ -62,6 +62,27 @@ def test_pickscore_is_what_transformers_says(theirs: nn.Module, images: Tensor) 
     assert wanted.std() > 0.1
 
 
+@pytest.mark.mostly_slow
+def test_every_key_of_the_published_size_finds_its_place() -> None:
+    """Shapes only: neither network is filled."""
+    from open_clip.model import CLIP
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = {"num_hidden_layers": 32, "hidden_size": 1280, "intermediate_size": 5120}
+    text = {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096}
+    with torch.device("meta"):
+        saved = CLIPModel(
+            CLIPConfig(
+                projection_dim=1024,
+                vision_config={**vision, "num_attention_heads": 16, "patch_size": 14},
+                text_config={**text, "num_attention_heads": 16},
+            )
+        ).state_dict()
+        wanted = CLIP(**open_clip.get_model_config(ARCHITECTURES["pickscore"])).state_dict()
+    found = as_open_clip(saved, "f")
+    assert {k: t.shape for k, t in found.items()} == {k: t.shape for k, t in wanted.items()}
+
+
 def test_an_attention_without_one_of_its_parts_is_refused(theirs: nn.Module) -> None:
     tensors = dict(theirs.state_dict())
     del tensors["text_model.encoder.layers.1.self_attn.k_proj.weight"]
