@@ -72,8 +72,8 @@ def z_scores(values: Sequence[float], *, is_higher_better: bool) -> list[float]:
     mean, spread = math.fsum(values) / len(values), std(values)
     if min(values) == max(values) or not spread:
         return [0.0 for _ in values]
-    sign = 1 if is_higher_better else -1
-    return [sign * (value - mean) / spread for value in values]
+    above = [value - mean if is_higher_better else mean - value for value in values]
+    return [distance / spread for distance in above]
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
