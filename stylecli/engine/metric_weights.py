@@ -18,7 +18,15 @@ from stylecli.artifacts.files import write_atomic
 from stylecli.artifacts.store import save_tensors
 from stylecli.errors import InputError, ItemError, WeightsError, did_you_mean
 from stylecli.evaluation.published import WEIGHTS, Weights
-from stylecli.evaluation.weights import SOURCE_KEY, check, find, origin, places, read
+from stylecli.evaluation.weights import (
+    SOURCE_KEY,
+    VOCABULARY,
+    check,
+    find,
+    origin,
+    places,
+    read,
+)
 
 PREFIX = "metrics/"
 # Faults of the folder, not of the network.
@@ -53,7 +61,9 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
         WeightsError: The network, the disk or the file itself failed; nothing was left behind, and
             a file that was there before is as it was.
     """
-    target = places(weights, folder)[0].with_suffix(".safetensors")
+    target = places(weights, folder)[0]
+    if target.suffix != VOCABULARY:
+        target = target.with_suffix(".safetensors")
     if _is_sound(weights, target):
         return target
     try:
@@ -146,13 +156,13 @@ def _fetch(weights: Weights, scratch: Path) -> Path:
 
 
 def _settle(weights: Weights, fetched: Path, target: Path) -> None:
-    """Put what was fetched in its place, as safetensors.
+    """Put what was fetched in its place, tensors as safetensors.
 
     Raises:
         WeightsError: It is not what it is named for; nothing was put there.
     """
     digest = check(weights, fetched)
-    if fetched.suffix == ".safetensors":
+    if fetched.suffix in (".safetensors", VOCABULARY):
         fetched.replace(target)
         return
     tensors = read(weights, fetched)

@@ -1,15 +1,16 @@
 """CLIP as OpenAI and LAION trained it: pictures and texts as unit vectors of one space.
 
-OpenAI trained with QuickGELU, ``x * sigmoid(1.702 x)``, which no key and no shape of a weight file
-betrays: the same file runs under plain GELU without a complaint and gives other numbers. The
-activation is therefore asserted. Cosines are the products of these vectors; the learnt temperature
-(``logit_scale``) takes no part in them.
+OpenAI trained with QuickGELU, ``x * sigmoid(1.702 x)``, LAION with plain GELU, and no key and no
+shape of a weight file betrays which: the same file runs under either without a complaint and gives
+other numbers. The activation is therefore asserted. Cosines are the products of these vectors; the
+learnt temperature (``logit_scale``) takes no part in them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -25,8 +26,11 @@ ARCHITECTURES: Mapping[str, str] = {
     "clip-b32": "ViT-B-32-quickgelu",
     "clip-l14": "ViT-L-14-quickgelu",
     "clip-h14": "ViT-H-14",
+    "pickscore": "ViT-H-14",
+    "hpsv2": "ViT-H-14",
 }
-# The start token and the end token, which every text also takes.
+# Tokens of a text, the start token and the end token among them.
+CONTEXT = 77
 FRAME = 2
 
 
@@ -67,10 +71,30 @@ class Clip:
         found: Tensor = self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
         return found
 
+    @property
+    def temperature(self) -> float:
+        """What cosines were multiplied by in training."""
+        found: Tensor = self.model.logit_scale.exp()  # type: ignore[operator]
+        return float(found)
+
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts the model does not see to their end: it reads 77 tokens."""
         longest = self.tokenizer.context_length - FRAME
         return sum(len(self.tokenizer.encode(text)) > longest for text in texts)
+
+
+def truncated(texts: Sequence[str]) -> int:
+    """How many of the texts do not fit, for all networks of `ARCHITECTURES`; needs no weights."""
+    return Clip(nn.Identity(), _tokenizer(CONTEXT)).truncated(texts)
+
+
+@cache
+def _tokenizer(length: int) -> Tokenizer:
+    """The one that all share; it takes a second to make."""
+    import open_clip
+
+    found: Tokenizer = open_clip.SimpleTokenizer(context_length=length)
+    return found
 
 
 def clip_network(
@@ -80,7 +104,7 @@ def clip_network(
     file: str,
     config: Mapping[str, Any] | None = None,
 ) -> Clip:
-    """A network of OpenAI's from the tensors of its file, in float32.
+    """A network of OpenAI's or LAION's from the tensors of its file, in float32.
 
     Args:
         name: A key of `ARCHITECTURES`.
@@ -89,16 +113,15 @@ def clip_network(
         config: Another architecture in open_clip's words, for tests.
 
     Raises:
-        WeightsError: The file is of another network, or the network would not run QuickGELU.
+        WeightsError: The file is of another network, or would be run with another activation.
     """
     import open_clip
 
     architecture = ARCHITECTURES[name]
     model = _unfilled(config or open_clip.get_model_config(architecture))
-    if architecture.endswith(QUICK_GELU):
-        _require_quick_gelu(model, architecture)
+    _require_activation(model, architecture)
     load_strictly(model, tensors, file=file)
-    return Clip(model, open_clip.SimpleTokenizer(context_length=model.context_length))
+    return Clip(model, _tokenizer(model.context_length))
 
 
 def _unfilled(config: Mapping[str, Any]) -> Any:
@@ -114,12 +137,20 @@ def _unfilled(config: Mapping[str, Any]) -> Any:
     return model
 
 
-def _require_quick_gelu(model: Any, architecture: str) -> None:
+def _require_activation(model: Any, architecture: str) -> None:
     from open_clip.transformer import QuickGELU
 
+    is_quick = architecture.endswith(QUICK_GELU)
+
+    def fits(module: nn.Module) -> bool:
+        if is_quick:
+            return isinstance(module, QuickGELU)
+        return isinstance(module, nn.GELU) and module.approximate == "none"
+
     layers = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
-    if not all(any(isinstance(m, QuickGELU) for m in layer.modules()) for layer in layers):
+    if not all(any(map(fits, layer.modules())) for layer in layers):
         raise WeightsError(
-            f"{architecture} was trained with QuickGELU, but would be run with another activation",
+            f"{architecture} was trained with {'QuickGELU' if is_quick else 'plain GELU'}, but "
+            "would be run with another activation",
             fix="install another release of open-clip-torch",
         )

@@ -1,14 +1,14 @@
 """What a metric is, and what it may ask of the output it scores.
 
-``kind`` *row* gives a number for every output, *set* one for all outputs of a method. What a row
-needs is named, not loaded: columns of the manifest, networks (dense, run per pair of pictures) and
-extractors (one vector per picture, kept in a cache).
+``kind`` *row* gives a number for every output, *set* one for all outputs of a method, *overall* one
+for a method beside the others. What a row needs is named, not loaded: columns of the manifest,
+networks (dense, run per pair of pictures) and extractors (one vector per picture, kept in a cache).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from jaxtyping import Float, UInt8
@@ -20,7 +20,7 @@ Better = Literal["higher", "lower"]
 PAIR = ("pair_size", "aspect")
 MASKED = (*PAIR, "mask_polarity")
 # Of the recipe section `evaluate`, those that change a number.
-SETTINGS = (*MASKED, "rsm_fit", "rsm_template")
+SETTINGS = (*MASKED, "rsm_fit", "rsm_template", "pref_prompt")
 
 
 class Row(Protocol):
@@ -76,6 +76,7 @@ class Metric:
         settings: Of the recipe section `evaluate` that change the number.
         scale: How the number is scaled, where authors differ.
         compute: For kind *row*.
+        reads: For those that read a text: which. It may touch words and settings, and no picture.
         fid: For *set* metrics: the extractor whose features are compared.
         lpips: For ArtFID forms: the row metric of its content term.
     """
@@ -83,7 +84,7 @@ class Metric:
     name: str
     better: Better
     definition: str
-    kind: Literal["row", "set"] = "row"
+    kind: Literal["row", "set", "overall"] = "row"
     version: int = 1
     low: float = float("-inf")
     high: float = float("inf")
@@ -92,6 +93,7 @@ class Metric:
     settings: tuple[str, ...] = PAIR
     scale: str = ""
     compute: Callable[[Row], float] | None = None
+    reads: Callable[[Row], str] | None = None
     fid: str = ""
     lpips: str = ""
 
@@ -99,6 +101,13 @@ class Metric:
     def needs(self) -> tuple[str, ...]:
         """Names of weight files."""
         return tuple(dict.fromkeys(file for use in self.uses for file in NETWORKS[use].needs))
+
+    def under(self, settings: Mapping[str, object]) -> Metric:
+        """The same, with the columns that it takes under these settings."""
+        wants_style = "pref_prompt" in self.settings and settings["pref_prompt"] != "content"
+        if not wants_style or "style_text" in self.columns:
+            return self
+        return replace(self, columns=(*self.columns, "style_text"))
 
 
 def of_content(name: str, better: Better, text: str, **rest: Any) -> Metric:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-Tables = Sequence[Mapping[str, Tensor]]
+# Of each file its tensors by key, or the numbers of a vocabulary's words.
+Tables = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,16 @@ class Network:
         any_size: Its inputs differ in size, so they go through one by one.
         load: From the tensors of each file, and the first file's name for messages; None for
             pocket's.
+        context: How many tokens of a text it reads.
+        truncated: How many of the texts are longer; given the files, whose tensors it leaves alone.
     """
 
     needs: tuple[str, ...] = ()
     shown: str = ""
     any_size: bool = False
     load: Callable[[Tables, str], Any] | None = None
+    context: int = 0
+    truncated: Callable[[Sequence[Path], Sequence[str]], int] | None = None
 
 
 # Each brings in a library that the others do not need, so each imports it when it is called.
@@ -72,8 +76,58 @@ def _dinov2(tables: Tables, file: str) -> Any:
     return dinov2(tables[0], file=file)
 
 
-def _clip_of(name: str) -> Network:
-    return Network(needs=(name,), shown="clip224", load=partial(_clip, name))
+def _aesthetic(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.taste.aesthetic import aesthetic
+
+    return aesthetic(tables[0], file=file)
+
+
+def _pickscore(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.taste.pickscore import pickscore
+
+    return pickscore(tables[0], file=file)
+
+
+def _hpsv2(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.taste.hpsv2 import hpsv2
+
+    return hpsv2(tables[0], file=file)
+
+
+def _imagereward(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.taste.imagereward import imagereward
+
+    return imagereward(tables[0], tables[1], file=file)
+
+
+def _truncated_by_clip(_: Sequence[Path], texts: Sequence[str]) -> int:
+    from stylecli.evaluation.clip import truncated
+
+    return truncated(texts)
+
+
+def _truncated_by_bert(files: Sequence[Path], texts: Sequence[str]) -> int:
+    return int(_prompts(files[1]).truncated(texts))
+
+
+@cache
+def _prompts(vocabulary: Path) -> Any:
+    from stylecli.evaluation.taste.imagereward import Prompts
+    from stylecli.evaluation.weights import read_vocabulary
+
+    return Prompts(read_vocabulary(vocabulary))
+
+
+def _clip_of(
+    name: str, *, shown: str = "clip224", load: Callable[[Tables, str], Any] | None = None
+) -> Network:
+    return Network(
+        needs=(name,),
+        shown=shown,
+        load=load or partial(_clip, name),
+        context=77,
+        truncated=_truncated_by_clip,
+    )
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -87,6 +141,15 @@ NETWORKS: Mapping[str, Network] = {
     "clip-b32": _clip_of("clip-b32"),
     "clip-l14": _clip_of("clip-l14"),
     "clip-h14": _clip_of("clip-h14"),
+    "aesthetic": Network(needs=("aesthetic",), load=_aesthetic),
+    "pickscore": _clip_of("pickscore", load=_pickscore),
+    "hpsv2": _clip_of("hpsv2", shown="letter224", load=_hpsv2),
+    "imagereward": Network(
+        needs=("imagereward", "bert-vocabulary"),
+        load=_imagereward,
+        context=35,
+        truncated=_truncated_by_bert,
+    ),
     "dinov2": Network(needs=("dinov2-base",), shown="dinov2_224", load=_dinov2),
     "pocket-lpips": Network(),
     "pocket-embedding": Network(shown="pocket64"),

@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stylecli.errors import UsageError, did_you_mean
-from stylecli.evaluation.catalogue import content, leaks, regions, sets, style, targets, words
+from stylecli.evaluation.catalogue import (
+    content,
+    leaks,
+    overall,
+    regions,
+    sets,
+    style,
+    targets,
+    taste,
+    words,
+)
 from stylecli.evaluation.metric import Metric
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
-    for module in (content, style, words, regions, leaks, targets, sets)
+    for module in (content, style, words, taste, regions, leaks, targets, sets, overall)
     for metric in module.ROWS
 }
 
@@ -34,6 +44,10 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
         *("rsm", "rsm_contrast", "rsm_gain", "lpips_bg", "lpips_bg_strict", "lpips_bg_band"),
         *("mse_bg", "mse_bg_pm1", "mse_bg_sum", "psnr_bg", "bg_shift"),
         *("pocket-rsm", "pocket-lpips-bg"),
+    ),
+    "i2l": (
+        *("clip_text", "clip_style", "aesthetic", "pickscore", "imagereward", "hpsv2"),
+        "overall",
     ),
     "leakage": ("style_content_leak", "prompt_leak", "palette_leak", "region_leak", "pocket-leak"),
     "paired": tuple(name for name in METRICS if name.startswith(("t_", "t-"))),

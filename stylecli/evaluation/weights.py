@@ -26,6 +26,8 @@ from stylecli.evaluation.published import Weights
 # A pickle that was converted keeps the digest it was trusted by in its header.
 SOURCE_KEY = "source_sha256"
 NAMED_KEYS = 4
+# Of a file of words, one a line, which has no tensors and is kept as it is.
+VOCABULARY = ".txt"
 
 
 def find(weights: Weights, folder: Path | None = None) -> Path:
@@ -96,6 +98,26 @@ def read(weights: Weights, path: Path) -> dict[str, Tensor]:
     ):
         raise WeightsError(f"{path} holds no table of tensors", fix=_again(weights))
     return dict(nested)
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """The words of a file, one a line, with their numbers.
+
+    Raises:
+        WeightsError: It cannot be read, or a word is in it twice.
+    """
+    try:
+        words = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(
+            f"{path} cannot be read: {_first_line(error)}", fix="copy it again"
+        ) from error
+    if words[-1] == "":
+        words.pop()
+    found = {word: number for number, word in enumerate(words)}
+    if len(found) != len(words):
+        raise WeightsError(f"{path} has a word twice", fix="give the published file")
+    return found
 
 
 def check(weights: Weights, path: Path) -> str:

@@ -13,7 +13,15 @@ class Evaluate(Strict):
     """How results are scored; changes no result."""
 
     preset: Literal[
-        "core", "pocket", "diffstyler", "stylegallery", "regionroute", "leakage", "paired", "all"
+        "core",
+        "pocket",
+        "diffstyler",
+        "stylegallery",
+        "regionroute",
+        "i2l",
+        "leakage",
+        "paired",
+        "all",
     ] = Field("core", description="Which metrics, when none is named.")
     metrics: tuple[str, ...] = Field(
         (), description="Names replace the preset, +NAME adds, -NAME leaves out."
@@ -40,6 +48,15 @@ class Evaluate(Strict):
     )
     rsm_template: str = Field(
         "{style} style", pattern=r"\{style\}", description="Words that the crop is compared with."
+    )
+    pref_prompt: Literal["content", "content+style"] = Field(
+        "content",
+        description="Words that preference models judge by: the prompt, or PROMPT, STYLE.",
+    )
+    overall_ref: str | None = Field(
+        None,
+        description="JSON file {METRIC: [LOW, HIGH]} of fixed ranges for overall; default: the "
+        "worst and the best method of the run.",
     )
     pair: Literal["names", "lexicographic"] = Field(
         "names", description="Pairing of bare folders: by file names, or both sorted."

@@ -23,7 +23,7 @@ from stylecli.engine import metric_weights
 from stylecli.engine.metric_weights import named, pull, verify
 from stylecli.errors import InputError, ItemError, WeightsError
 from stylecli.evaluation.published import WEIGHTS, Weights
-from stylecli.evaluation.weights import SOURCE_KEY, find, fingerprint, read
+from stylecli.evaluation.weights import SOURCE_KEY, find, fingerprint, read, read_vocabulary
 
 TENSORS = {"weight": torch.arange(12.0).view(3, 4), "bias": torch.tensor([1.0, -1.0])}
 LINK = Weights(
@@ -160,6 +160,21 @@ def test_a_nested_file_keeps_its_folder(web: Web, folder: Path, tmp_path: Path) 
     row = web.serve(replace(HUB, file="base/model.safetensors"), tmp_path)
     assert pull(row, folder) == folder / "family" / "base" / "model.safetensors"
     assert find(row, folder) == folder / "family" / "base" / "model.safetensors"
+
+
+def test_a_vocabulary_stays_the_text_it_is(web: Web, folder: Path) -> None:
+    web.data = b"[PAD]\nword\n"
+    digest = hashlib.sha256(web.data).hexdigest()
+    row = replace(HUB, file="words/vocab.txt", hub_file="vocab.txt", sha256=digest)
+    path = pull(row, folder)
+    assert path == find(row, folder) == folder / "family" / "words" / "vocab.txt"
+    assert read_vocabulary(path) == {"[PAD]": 0, "word": 1}
+    assert verify(row, folder) == (path, digest)
+    assert pull(row, folder) == path
+    assert len(web.asked) == 1
+    path.write_bytes(b"[PAD]\nwore\n")
+    with pytest.raises(WeightsError, match="has SHA-256"):
+        verify(row, folder)
 
 
 def test_it_goes_to_the_first_place_that_is_searched(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from stylecli.evaluation import metrics, palette
-from stylecli.evaluation.catalogue import content, leaks, regions, style, targets, words
+from stylecli.evaluation.catalogue import (
+    content,
+    leaks,
+    regions,
+    style,
+    targets,
+    taste,
+    words,
+)
+from stylecli.evaluation.pixels import PREPROCESS
 from stylecli.evaluation.table import METRICS
 
 
@@ -31,6 +41,7 @@ class FakeRow:
     columns: dict[str, str] = field(default_factory=dict)
     region: Tensor | None = None
     networks: dict[str, Any] = field(default_factory=dict)
+    pref: str = "content"
 
     def picture(self, role: str) -> Float[Tensor, "1 3 h w"]:
         return self.images[role][0]
@@ -65,7 +76,8 @@ class FakeRow:
         return self.networks[name]
 
     def setting(self, name: str) -> str:
-        return {"rsm_fit": "square", "rsm_template": "{style} style"}[name]
+        known = {"rsm_fit": "square", "rsm_template": "{style} style", "pref_prompt": self.pref}
+        return known[name]
 
 
 def flat(red: float, green: float, blue: float, size: int = 24) -> Tensor:
@@ -104,7 +116,49 @@ def test_words_are_those_of_their_column() -> None:
         {"prompt": "a cat", "style_text": "oil"},
     )
     assert words.clip_text(row) == pytest.approx(0.5**0.5)
-    assert words.clip_t_style(row) == pytest.approx(0)
+    assert words.clip_style(row) == words.clip_t_style(row) == pytest.approx(0)
+
+
+class Rewarded(torch.nn.Linear):
+    """Stands for ImageReward: keeps what it was shown, and what it was asked."""
+
+    def forward(self, images: Tensor, texts: list[str]) -> Tensor:
+        self.seen = images, texts
+        return torch.tensor([-2.5])
+
+
+@pytest.mark.parametrize(("pref", "asked"), [("content", "a cat"), ("content+style", "a cat, oil")])
+def test_preference_is_asked_for_by_the_words_that_the_settings_say(pref: str, asked: str) -> None:
+    network = Rewarded(1, 1)
+    row = FakeRow(
+        {"output": [flat(0.2, 0.4, 0.6)]},
+        {"output": blend(1, 0, 0)},
+        {asked: blend(1, 1, 0)},
+        {"prompt": "a cat", "style_text": "oil"},
+        networks={"pickscore": SimpleNamespace(temperature=90.0), "imagereward": network},
+        pref=pref,
+    )
+    assert taste.pickscore(row) == pytest.approx(90 * 0.5**0.5)
+    assert taste.hpsv2(row) == pytest.approx(100 * 0.5**0.5)
+    assert taste.imagereward(row) == -2.5
+    images, texts = network.seen
+    assert texts == [asked]
+    pixels = torch.tensor([51, 102, 153], dtype=torch.uint8).expand(24, 24, 3)
+    assert torch.equal(images[0], PREPROCESS["clip224"].apply(pixels))
+
+
+def test_a_mark_for_beauty_asks_no_words() -> None:
+    row = FakeRow(
+        {}, {"output": blend(0, 1, 0)}, networks={"aesthetic": lambda vectors: 5 * vectors[:, 1]}
+    )
+    assert taste.aesthetic(row) == pytest.approx(5)
+
+
+def test_a_metric_that_reads_the_style_too_needs_its_column() -> None:
+    both = {"pref_prompt": "content+style"}
+    assert METRICS["hpsv2"].under(both).columns == ("prompt", "style_text")
+    assert METRICS["hpsv2"].under({"pref_prompt": "content"}) is METRICS["hpsv2"]
+    assert METRICS["clip_text"].under(both) is METRICS["clip_text"]
 
 
 def test_region_scores_compare_what_they_say() -> None:

@@ -19,7 +19,8 @@ def test_what_a_metric_names_exists(metric: Metric) -> None:
     assert set(metric.columns) <= set(COLUMNS)
     assert set(metric.needs) <= WEIGHTS.keys()
     assert set(metric.settings) <= Evaluate.model_fields.keys()
-    assert (metric.compute is None) == (metric.kind == "set")
+    assert (metric.compute is None) == (metric.kind != "row")
+    assert metric.reads is None or metric.compute is not None
     assert metric.low < metric.high
     if metric.kind == "set":
         assert NETWORKS[metric.fid].shown

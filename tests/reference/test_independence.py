@@ -32,6 +32,7 @@ def test_these_are_all_of_them() -> None:
         "attention_distillation",
         "ddim",
         "diffstyler",
+        "imagereward",
         "mixture",
         "regionroute",
         "rle",

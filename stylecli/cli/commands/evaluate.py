@@ -108,7 +108,7 @@ def evaluate(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="core, pocket, diffstyler, stylegallery, regionroute, leakage, paired, all.",
+            help="core, pocket, diffstyler, stylegallery, regionroute, i2l, leakage, paired, all.",
             rich_help_panel=JUDGE,
         ),
     ] = None,

@@ -18,7 +18,7 @@ from stylecli.artifacts.journal import Journal
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, report, sets, summary
+from stylecli.engine.scoring import items, overall, report, sets, summary, texts
 from stylecli.engine.scoring.entries import Entry
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
@@ -29,6 +29,7 @@ from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.normalising import Ranges
 from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.table import Chosen
 from stylecli.recipe.schema import Recipe
@@ -81,6 +82,8 @@ class Evaluation:
 
     Attributes:
         columns: What at least one item has.
+        ranges: Fixed ones for the mean over metrics; mostly none.
+        unfounded: Means over metrics -> why they have no meaning here.
     """
 
     settings: Evaluate
@@ -92,6 +95,8 @@ class Evaluation:
     wishes: Wishes
     bounds: Sequence[Bound]
     baseline: Baseline | None
+    ranges: Ranges
+    unfounded: Mapping[str, str]
 
     @classmethod
     def prepare(
@@ -109,10 +114,15 @@ class Evaluation:
         bounds = [_bound(text) for text in wishes.fail_under]
         extra = [b.metric for b in bounds if b.metric not in chosen.metrics]
         chosen = Chosen(
-            (*chosen.metrics, *dict.fromkeys(extra)),
+            tuple(
+                metric.under(settings.model_dump())
+                for metric in (*chosen.metrics, *dict.fromkeys(extra))
+            ),
             chosen.named | {bound.metric.name for bound in bounds},
         )
+        _require_parts(chosen)
         baseline = baselines.load(wishes.baseline) if wishes.baseline else None
+        fixed = overall.ranges_of(settings)
         found_items = items.collect(asked, settings)
         _tell_pairs(found_items, asked, settings, reporter)
         _check_names(found_items, wishes, bounds, settings)
@@ -139,11 +149,15 @@ class Evaluation:
             wishes=wishes,
             bounds=bounds,
             baseline=baseline,
+            ranges=fixed,
+            unfounded=overall.unfounded(chosen.metrics, found_items, fixed),
         )
-        if not made.ready and not wishes.dry_run:
+        if not made.parts and not wishes.dry_run:
             raise UsageError(
                 "none of the metrics can be computed: "
-                + "; ".join(sorted({made.why_not(metric) for metric in chosen.metrics})),
+                + "; ".join(
+                    sorted({made.why_not(m) for m in chosen.metrics if m.kind != "overall"})
+                ),
                 fix="give --content and --style, or a manifest with those columns",
             )
         return made
@@ -166,8 +180,15 @@ class Evaluation:
         """Metrics that can be computed: the weights are here, and some item has the columns."""
         return [metric for metric in self.chosen.metrics if not self.why_not(metric)]
 
+    @property
+    def parts(self) -> list[Metric]:
+        """Those of them that measure something, and are no mean over the others."""
+        return [metric for metric in self.ready if metric.kind != "overall"]
+
     def why_not(self, metric: Metric) -> str:
         """Why a metric cannot be computed; empty if it can."""
+        if metric.kind == "overall":
+            return self.unfounded[metric.name]
         for need in metric.needs:
             if need in self.found.unusable:
                 return f"unavailable: {self.found.missing[need].what}"
@@ -196,10 +217,13 @@ class Evaluation:
             if store.was_damaged:
                 self.context.reporter.warn("the cache of scores was damaged; all are computed anew")
             networks = Networks(self.found.files, self.context.device)
-            factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
-            wanted = dict.fromkeys([*self.ready, *factors])
+            factors = [table.METRICS[m.lpips] for m in self.parts if m.lpips]
+            wanted = dict.fromkeys([*self.parts, *factors])
             bench = Bench(self.settings, list(wanted), networks, store)
             outcome = self._conclude(self._rows(bench, each), store)
+            if cuts := bench.read.cuts():
+                self.context.reporter.warn(texts.in_words(cuts))
+                outcome = replace(outcome, cuts=cuts)
             report.write(folder, outcome)
             made_by = self._provenance(
                 {u: networks.identity(u) for m in self.ready for u in m.uses}
@@ -242,7 +266,7 @@ class Evaluation:
         groups = sets.groups_of(e.content for of_method in entries.values() for e in of_method)
         found: list[Aggregate] = []
         for method, of_method in entries.items():
-            for metric in self.ready:
+            for metric in self.parts:
                 if metric.kind == "set":
                     own = sets.distinct(metric, of_method) if method in ANCHORS else of_method
                     score = sets.score(metric, own, groups, store)
@@ -257,10 +281,18 @@ class Evaluation:
                             resamples=self.settings.resamples,
                         )
                     )
+        means = [
+            overall.of(metric.name, self.parts, found, entries, self.ranges)
+            for metric in self.ready
+            if metric.kind == "overall"
+        ]
+        aggregates = summary.with_rel(self.parts, found, entries)
+        aggregates += [one for mean in means for one in overall.aggregates_of(mean, entries)]
         return Outcome(
             metrics=self.chosen.metrics,
             entries=entries,
-            aggregates=summary.with_rel(self.ready, found, entries),
+            aggregates=aggregates,
+            overalls=means,
             absent={m.name: why for m in self.chosen.metrics if (why := self.why_not(m))},
             compared=self.wishes.compare,
             comparisons=self._compare(entries, groups, store),
@@ -277,7 +309,7 @@ class Evaluation:
             return []
         first, second = (entries.get(method, ()) for method in self.wishes.compare)
         found: list[Comparison] = []
-        for metric in self.ready:
+        for metric in self.parts:
             difference = (
                 summary.difference_of_rows(metric, first, second, self.settings)
                 if metric.kind == "row"
@@ -307,9 +339,12 @@ class Evaluation:
 
     def _provenance(self, weights: Mapping[str, str]) -> dict[str, object]:
         """What a later reader needs to know: no folder, no name of a person."""
+        settings = self.settings.model_dump(mode="json")
+        # Not where the ranges lie, but what they are.
+        settings["overall_ref"] = dict(self.ranges) or None
         made_by = {
             "command": "evaluate",
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": settings,
             "metrics": {metric.name: metric.version for metric in self.ready},
             "weights": dict(weights),
             "items": digest([[item.method, item.id] for item in self.items]),
@@ -317,6 +352,14 @@ class Evaluation:
             "device": self.context.device.type,
         }
         return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
+
+
+def _require_parts(chosen: Chosen) -> None:
+    if all(metric.kind == "overall" for metric in chosen.metrics):
+        raise UsageError(
+            f"{chosen.metrics[0].name} is a mean over other metrics, and there is none",
+            fix=f"name them beside it, as in --metrics {chosen.metrics[0].name},ssim,color_sw",
+        )
 
 
 def _tell_pairs(

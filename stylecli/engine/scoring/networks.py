@@ -102,7 +102,7 @@ class Networks:
         network, pictures = self.get(name), batch.to(self.device)
         if name == "pocket-embedding":
             found = network.embedding(pictures)
-        elif name.startswith(("clip-", "pocket-clip")):
+        elif hasattr(network, "image_features"):
             found = network.image_features(pictures)
         else:
             found = network(pictures)
@@ -116,6 +116,12 @@ class Networks:
         """The unit vector of a text."""
         vector: Tensor = self.get(name).text_features([text])
         return vector.float().cpu()
+
+    def truncated(self, name: str, texts: Sequence[str]) -> int:
+        """How many texts a network does not read to their end; it is not loaded for that."""
+        network = NETWORKS[name]
+        assert network.truncated is not None  # noqa: S101  asked only of those that read
+        return network.truncated([self._files[need] for need in network.needs], texts)
 
     def identity(self, name: str) -> str:
         """Digest of the weights behind a name; part of every key in the cache."""
@@ -144,7 +150,14 @@ class Networks:
         assert network.load is not None  # noqa: S101  pocket's were dealt with
         files = [self._files[need] for need in network.needs]
         tables = [
-            weights.read(published.WEIGHTS[need], path)
+            _table(published.WEIGHTS[need], path)
             for need, path in zip(network.needs, files, strict=True)
         ]
         return network.load(tables, str(files[0]))
+
+
+def _table(wanted: published.Weights, path: Path) -> Mapping[str, Any]:
+    if path.suffix == weights.VOCABULARY:
+        weights.check(wanted, path)
+        return weights.read_vocabulary(path)
+    return weights.read(wanted, path)

@@ -10,11 +10,14 @@ from stylecli.artifacts.tables import Cell, Column, Row, Table
 from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.normalising import Overall
 from stylecli.evaluation.statistics import Interval
 
 SIGNIFICANT = 0.05
 # A page is no wider.
 MOST_COLUMNS = 6
+# Columns that a metric of words, or of the output alone, does not compare with.
+PICTURES = frozenset(("content", "style", "mask", "target"))
 
 
 def tables(outcome: Outcome) -> list[Table]:
@@ -41,6 +44,10 @@ def group_of(metric: Metric) -> str:
     """What a metric asks, as a heading."""
     if metric.kind == "set":
         return "All outputs together, against all styles"
+    if metric.kind == "overall":
+        return "All metrics together"
+    if PICTURES.isdisjoint(metric.columns):
+        return "Words and taste"
     if "target" in metric.columns:
         return "Distance to the true picture"
     if "leak" in metric.name:
@@ -115,6 +122,13 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             notes.append(f"{metric.name}: one content in one style; ± holds for nothing else")
         if metric.kind == "set":
             notes += _about_sets(metric, own)
+        if cut := outcome.cuts.get(metric.name):
+            notes.append(
+                f"{metric.name}: {cut.truncated} of {cut.texts} texts are longer than the "
+                f"{cut.context} tokens that the network reads"
+            )
+    shown = {metric.name for metric in metrics}
+    notes += [note for one in outcome.overalls if one.name in shown for note in _about_mean(one)]
     copied = detectors(metrics, outcome.aggregates)
     if copied:
         notes.append(
@@ -137,6 +151,23 @@ def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
             f"{metric.name}: fewer pictures than features, so the value is mostly bias; compare it "
             "only at equal numbers, and read the kid beside it"
         )
+    return notes
+
+
+def _about_mean(one: Overall) -> list[str]:
+    if not one.parts:
+        return []
+    notes = [f"{one.name}: mean over {', '.join(one.parts)}"]
+    if one.ranges:
+        notes.append(f"{one.name}: by fixed ranges; a value outside its range counts as it is")
+    else:
+        notes.append(
+            f"{one.name}: depends on the methods present ({', '.join(one.methods)}): one more or "
+            "less changes it for all; its metrics' rank correlations are in aggregate.json"
+        )
+    if one.left_out:
+        said = "; ".join(f"{name} {reason}" for name, reason in one.left_out.items())
+        notes.append(f"{one.name}: left out: {said}")
     return notes
 
 

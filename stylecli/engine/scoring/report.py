@@ -17,6 +17,7 @@ from stylecli.engine.scoring import printed
 from stylecli.engine.scoring.rows import Scored
 from stylecli.engine.scoring.summary import Aggregate, Outcome
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.normalising import Overall
 
 SCHEMA_VERSION = 1
 ROWS, AGGREGATE = "per_image.jsonl", "aggregate.json"
@@ -73,13 +74,14 @@ def write(folder: Path, outcome: Outcome) -> None:
     """
     record = {
         "schema_version": SCHEMA_VERSION,
-        "metrics": {m.name: _about(m, outcome.absent.get(m.name, "")) for m in outcome.metrics},
+        "metrics": {m.name: _about(m, outcome) for m in outcome.metrics},
         "methods": {
             method: {a.metric: _figures(a) for a in outcome.aggregates if a.method == method}
             for method in outcome.entries
         },
         "compared": outcome.compared,
         "comparisons": [asdict(one) for one in outcome.comparisons],
+        "overall": {one.name: _made_of(one) for one in outcome.overalls},
     }
     write_atomic(folder / AGGREGATE, to_json(record).encode() + b"\n")
     tables = printed.tables(outcome)
@@ -95,7 +97,8 @@ def write(folder: Path, outcome: Outcome) -> None:
         write_atomic(folder / name, text.encode())
 
 
-def _about(metric: Metric, absent: str) -> dict[str, object]:
+def _about(metric: Metric, outcome: Outcome) -> dict[str, object]:
+    cut = outcome.cuts.get(metric.name)
     return {
         "kind": metric.kind,
         "group": printed.group_of(metric),
@@ -103,7 +106,21 @@ def _about(metric: Metric, absent: str) -> dict[str, object]:
         "better": metric.better,
         "definition": metric.definition,
         "scale": metric.scale,
-        "unavailable": absent or None,
+        "unavailable": outcome.absent.get(metric.name),
+        "truncated": asdict(cut) if cut else None,
+    }
+
+
+def _made_of(one: Overall) -> dict[str, object]:
+    return {
+        "depends_on": one.methods,
+        "parts": one.parts,
+        "left_out": one.left_out,
+        "fixed_ranges": one.ranges or None,
+        "rank_correlations": {
+            metric: {other: None if math.isnan(rho) else rho for other, rho in row.items()}
+            for metric, row in one.correlations.items()
+        },
     }
 
 

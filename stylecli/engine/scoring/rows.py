@@ -17,6 +17,7 @@ from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.store import digest
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
+from stylecli.engine.scoring.texts import Texts
 from stylecli.errors import ItemError
 from stylecli.evaluation.catalogue.style import GRAM_TAPS
 from stylecli.evaluation.metric import Metric
@@ -68,6 +69,7 @@ class Bench:
         )
         self._texts: Recent[Tensor] = Recent(KEPT_TEXT_BYTES, lambda vector: vector.nbytes)
         self._unusable: dict[str, ItemError] = {}
+        self.read = Texts(networks.truncated)
 
     def score_all(self, cases: Iterable[Case]) -> Iterator[Scored]:
         """Every case, in order; pictures go through the embedding networks in full batches."""
@@ -88,6 +90,8 @@ class Bench:
                 reasons[metric.name] = f"the item has no {lacking[0]}"
                 continue
             try:
+                if metric.reads is not None:
+                    self.read.look(metric, metric.reads(view))
                 if metric.compute is not None:
                     values[metric.name] = self._value(metric, case, view)
                 else:

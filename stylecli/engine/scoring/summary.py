@@ -13,9 +13,11 @@ from stylecli.engine.scoring import sets
 from stylecli.engine.scoring.entries import Entry
 from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.engine.scoring.sets import SetScore
+from stylecli.engine.scoring.texts import Cut
 from stylecli.evaluation import comparison, statistics
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.normalising import Overall
 from stylecli.evaluation.statistics import Interval
 from stylecli.recipe.scoring import Evaluate
 
@@ -62,6 +64,8 @@ class Outcome:
         entries: Rows by method, anchors last.
         absent: Metric -> why nothing could be computed.
         comparisons: Of the two methods in `compared`.
+        overalls: What the means over metrics were made of.
+        cuts: Metric -> texts that were too long for its network.
     """
 
     metrics: Sequence[Metric]
@@ -71,6 +75,8 @@ class Outcome:
     compared: tuple[str, str] | None
     comparisons: Sequence[Comparison]
     baseline: Baseline | None
+    overalls: Sequence[Overall] = ()
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan, math.nan, "none")

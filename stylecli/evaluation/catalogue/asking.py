@@ -45,8 +45,12 @@ def style_cosine(row: Row, extractor: str, role: str) -> float:
 
 
 def text_cosine(row: Row, extractor: str, role: str, column: str) -> float:
-    text = row.text(extractor, row.words(column))
-    return float((row.embeddings(extractor, role) @ text.T).mean())
+    return cosine_to(row, extractor, role, row.words(column))
+
+
+def cosine_to(row: Row, extractor: str, role: str, text: str) -> float:
+    """Of a role's pictures to a text, on average."""
+    return float((row.embeddings(extractor, role) @ row.text(extractor, text).T).mean())
 
 
 def mean(values: Any) -> float:
