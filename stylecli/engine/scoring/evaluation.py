@@ -19,7 +19,7 @@ from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
 from stylecli.engine.scoring import items, report, sets, summary
-from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.entries import Entries, Entry, Shared
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
 from stylecli.engine.scoring.pictures import ANCHORS, Album, Case
@@ -201,16 +201,19 @@ class Evaluation:
             )
         return outcome
 
-    def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, list[Entry]]:
+    def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, Entries]:
         """Score and write every row; what stays of them, by method, the anchors last."""
-        entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
+        shared = Shared()
+        entries = {name: Entries(name, shared) for name in self.methods}
         columns = [metric.name for metric in self.ready if metric.compute]
         with report.row_files(self.wishes.output, columns) as write:
             for scored in self._scored(bench):
                 write(scored)
                 each(scored)
                 entry = Entry.of(scored, bench)
-                entries.setdefault(entry.method, []).append(entry)
+                if entry.method not in entries:
+                    entries[entry.method] = Entries(entry.method, shared)
+                entries[entry.method].append(entry)
         return entries
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
@@ -222,16 +225,20 @@ class Evaluation:
 
     def _cases(self, album: Album) -> Iterator[Case]:
         """Every item, and after the first of each id what the anchors make of its task."""
-        tasks: dict[str, list[Item]] = {}
-        for item in self.items:
-            tasks.setdefault(item.id, []).append(item)
-        for item in self.items:
+        first: dict[str, int] = {}
+        others: dict[int, list[Item]] = {}
+        for index, item in enumerate(self.items):
+            earlier = first.setdefault(item.id, index)
+            if earlier != index:
+                others.setdefault(earlier, []).append(item)
+        for index, item in enumerate(self.items):
             yield album.case(item)
-            if item is tasks[item.id][0]:
-                yield from album.anchors(tasks[item.id], self.settings.anchors)
+            if first[item.id] == index:
+                same = [item, *others.get(index, ())]
+                yield from album.anchors(same, self.settings.anchors)
 
-    def _conclude(self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore) -> Outcome:
-        groups = sets.groups_of(e.content for of_method in entries.values() for e in of_method)
+    def _conclude(self, entries: Mapping[str, Entries], store: FeatureStore) -> Outcome:
+        groups = sets.groups_of(name for rows in entries.values() for name in rows.content_names())
         found: list[Aggregate] = []
         for method, of_method in entries.items():
             for metric in self.ready:
@@ -261,7 +268,7 @@ class Evaluation:
 
     def _compare(
         self,
-        entries: Mapping[str, Sequence[Entry]],
+        entries: Mapping[str, Entries],
         groups: Mapping[str, int],
         store: FeatureStore,
     ) -> list[Comparison]:
@@ -328,7 +335,8 @@ def _tell_pairs(
 def _check_names(
     found: Sequence[Item], wishes: Wishes, bounds: Sequence[Bound], settings: Evaluate
 ) -> None:
-    if any(item.output.parent.resolve() == wishes.output.resolve() for item in found):
+    folders = {item.output.parent for item in found}
+    if any(folder.resolve() == wishes.output.resolve() for folder in folders):
         raise UsageError(
             f"--output {wishes.output} is a folder of results", fix="give one for the report"
         )

@@ -29,6 +29,8 @@ from stylecli.recipe.scoring import Evaluate
 KEPT_TAP_BYTES = 2**29
 KEPT_TEXT_BYTES = 2**22
 POCKET_TAPS_PX = 256
+# Batches of cases looked at together: of four cases three may be copies whose vectors are known.
+AHEAD = 4
 # Pictures and extractors whose keys are remembered: a content comes once for every style.
 REMEMBERED_KEYS = 2**14
 # How far rounding may carry a score over the end of its range.
@@ -77,7 +79,7 @@ class Bench:
 
     def score_all(self, cases: Iterable[Case]) -> Iterator[Scored]:
         """Every case, in order; pictures go through the embedding networks in full batches."""
-        for block in batched(cases, self.settings.batch):
+        for block in batched(cases, AHEAD * self.settings.batch):
             keys = [self._keys(case) for case in block]
             self._known = self.store.get_many(key for own in keys for key in own.values())
             for extractor, roles in self._roles().items():
