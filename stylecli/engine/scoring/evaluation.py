@@ -6,7 +6,9 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from stylecli.artifacts import baselines, cache, features
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.journal import Journal
+from stylecli.artifacts.locks import Shard
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, report, sets, summary
+from stylecli.engine.scoring import items, parts, report, sets, summary
 from stylecli.engine.scoring.entries import Entries, Entry, Shared
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
@@ -50,6 +53,8 @@ class Wishes:
         compare: Two methods.
         baseline: ``paper:NAME``.
         fail_under: ``METRIC=VALUE`` or ``METHOD:METRIC=VALUE``.
+        part: Score these rows only, for a report that is made later; None makes it of all.
+        jobs: Processes that share the rows.
     """
 
     output: Path
@@ -60,6 +65,8 @@ class Wishes:
     baseline: str | None = None
     fail_under: Sequence[str] = ()
     wait: bool = False
+    part: Shard | None = None
+    jobs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,13 @@ class Evaluation:
     """An evaluation that was checked: it can be shown, or run.
 
     Attributes:
-        columns: What at least one item has.
+        asked: What it was prepared from, as were `recipe` and `wishes`; other processes repeat it.
+        items: Those of the part, where there is one.
+        columns: What at least one item has, of any part.
     """
 
-    settings: Evaluate
+    recipe: Recipe
+    asked: Asked
     items: Sequence[Item]
     columns: frozenset[str]
     chosen: Chosen
@@ -130,8 +140,9 @@ class Evaluation:
             _require_weights(named, found)
             cache.ensure_writable()
         made = cls(
-            settings=settings,
-            items=found_items,
+            recipe=recipe,
+            asked=asked,
+            items=[item for item in found_items if parts.belongs(item.id, wishes.part)],
             columns=frozenset(c for c in items.COLUMNS if any(item.has(c) for item in found_items)),
             chosen=chosen,
             found=found,
@@ -147,6 +158,10 @@ class Evaluation:
                 fix="give --content and --style, or a manifest with those columns",
             )
         return made
+
+    @property
+    def settings(self) -> Evaluate:
+        return self.recipe.evaluate
 
     @property
     def methods(self) -> list[str]:
@@ -179,27 +194,62 @@ class Evaluation:
             LockedError: Another run writes to the same folder.
             WeightsError: A file is damaged.
         """
+        with self._work() as bench:
+            outcome = self._conclude(self._rows(bench, each), bench.store)
+            report.write(self.wishes.output, outcome)
+        return outcome
+
+    def run_part(self, each: Callable[[Scored], None]) -> None:
+        """Score the part's rows, and leave their numbers for whoever makes the report.
+
+        Raises:
+            LockedError: Another run writes the same rows, or the report.
+            WeightsError: A file is damaged.
+        """
+        with self._work() as bench:
+            for scored in self._scored(bench):
+                each(scored)
+
+    @contextmanager
+    def _work(self) -> Iterator[Bench]:
+        """All that rows are scored with; what was done is said in the journal when it has ended."""
         began = time.monotonic()
-        folder = self.wishes.output
+        folder, part = self.wishes.output, self.wishes.part
         with (
-            Journal(folder, wait=self.wishes.wait) as journal,
-            FeatureStore(cache.cache_dir() / features.NAME) as store,
+            Journal(folder, part, wait=self.wishes.wait) as journal,
+            self._cache() as known,
+            FeatureStore(parts.file_of(folder, part), known) if part else known as store,
         ):
-            if store.was_damaged:
+            if known.was_damaged:
                 self.context.reporter.warn("the cache of scores was damaged; all are computed anew")
-            networks = Networks(self.found.files, self.context.device)
-            factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
-            wanted = dict.fromkeys([*self.ready, *factors])
-            bench = Bench(self.settings, list(wanted), networks, store)
-            outcome = self._conclude(self._rows(bench, each), store)
-            report.write(folder, outcome)
+            parts.gather(folder, part, store, self.context.reporter)
+            if self.wishes.jobs > 1:
+                self._share()
+                parts.gather(folder, part, store, self.context.reporter)
+            bench = self._bench(store)
+            yield bench
             made_by = self._provenance(
-                {u: networks.identity(u) for m in self.ready for u in m.uses}
+                {u: bench.networks.identity(u) for m in self.ready for u in m.uses}
             )
             journal.append(
                 made_by | {"status": "done", "seconds": round(time.monotonic() - began, 3)}
             )
-        return outcome
+
+    def _share(self) -> None:
+        shares = parts.within(self.wishes.part, self.wishes.jobs)
+        work = partial(_score_share, self.recipe, self.asked, replace(self.wishes, jobs=1))
+        on = parts.devices(self.context.device, len(shares))
+        parts.together(work, shares, on, len(self.items), self.context.reporter)
+
+    @staticmethod
+    def _cache() -> FeatureStore:
+        return FeatureStore(cache.cache_dir() / features.NAME)
+
+    def _bench(self, store: FeatureStore) -> Bench:
+        networks = Networks(self.found.files, self.context.device)
+        factors = [table.METRICS[m.lpips] for m in self.ready if m.lpips]
+        wanted = dict.fromkeys([*self.ready, *factors])
+        return Bench(self.settings, list(wanted), networks, store)
 
     def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, Entries]:
         """Score and write every row; what stays of them, by method, the anchors last."""
@@ -315,7 +365,39 @@ class Evaluation:
             "versions": {"stylecli": __version__, **{name: version(name) for name in LIBRARIES}},
             "device": self.context.device.type,
         }
-        return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
+        part = self.wishes.part
+        output = parts.file_of(Path(), part).name if part else report.AGGREGATE
+        return {"key": digest(made_by), "output": output, **made_by}
+
+
+class _Mute:
+    """For processes whose parent speaks for them."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[_Mute]:
+        return nullcontext(self)
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+
+def _score_share(
+    recipe: Recipe, asked: Asked, wishes: Wishes, share: Shard, on: str, each: Callable[[], None]
+) -> None:
+    """In another process: what its parent asked of it, checked and found anew."""
+    recipe = recipe.model_copy(update={"device": recipe.device.model_copy(update={"name": on})})
+    own = replace(wishes, part=share, allow_download=False)
+    evaluation = Evaluation.prepare(recipe, asked, own, _Mute())
+    path = parts.file_of(wishes.output, share)
+    with evaluation._cache() as known, FeatureStore(path, known) as store:
+        for scored in evaluation._scored(evaluation._bench(store)):
+            if scored.case.method == scored.case.item.method:
+                each()
 
 
 def _tell_pairs(
