@@ -114,6 +114,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
         if any(store.stat().st_size > 100_000 for store in stores):
             break
         time.sleep(0.02)
+    assert process.poll() is None, "it was too fast to be killed"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (tmp_path / "killed" / "per_image.jsonl").exists()
