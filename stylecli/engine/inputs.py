@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import glob
-import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,53 +181,76 @@ def table(
     Raises:
         InputError: Unreadable, a line that is not an object, an unknown column, or no lines.
     """
+    return list(lines(path, columns, is_key=is_key))
+
+
+def lines(
+    path: Path, columns: Sequence[str], *, is_key: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `table`, one line after another: the file may be longer than fits the memory.
+
+    Raises:
+        InputError: As `table`, when it comes to what is wrong.
+    """
+    known = f"columns: {', '.join(columns)}"
+    is_empty = True
+    read = _csv_lines if path.suffix.lower() == ".csv" else _json_lines
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, entry in read(path, stream, columns):
+                is_empty = False
+                if not isinstance(entry, dict):
+                    raise InputError(f"{path}:{number}  not an object", fix=known)
+                if None in entry:
+                    raise InputError(
+                        f"{path}:{number}  more fields than columns",
+                        fix=f"{known}; separated by commas",
+                    )
+                if unknown := [key for key in entry if key not in columns and not is_key(key)]:
+                    near = did_you_mean(unknown[0], [*columns, *SHORT] if is_key(".") else columns)
+                    raise InputError(
+                        f"{path}:{number}  unknown column {unknown[0]!r}",
+                        fix=f"{near}{known}"
+                        + (f"; {', '.join(SHORT)}; or a recipe key" * is_key(".")),
+                    )
+                yield number, entry
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(
             f"manifest {path} cannot be read: {reason}", fix="give a .jsonl or .csv file"
         ) from error
-    if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        try:
-            lines: list[tuple[int, object]] = [(reader.line_num, row) for row in reader]
-        except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num}  {error}", fix="close the quote") from error
-    else:
-        lines = []
-        # Not splitlines(): JSON may hold the odder of what that takes for a line's end.
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                lines.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}  not JSON: {error.msg}",
-                    fix=f'one object a line: {{"{columns[0]}": …}}',
-                ) from error
-            except RecursionError as error:
-                raise InputError(f"{path}:{number}  nested too deeply", fix="give rows") from error
-    known = f"columns: {', '.join(columns)}"
-    rows = []
-    for number, entry in lines:
-        if not isinstance(entry, dict):
-            raise InputError(f"{path}:{number}  not an object", fix=known)
-        if None in entry:
-            raise InputError(
-                f"{path}:{number}  more fields than columns", fix=f"{known}; separated by commas"
-            )
-        if unknown := [key for key in entry if key not in columns and not is_key(key)]:
-            near = did_you_mean(unknown[0], [*columns, *SHORT] if is_key(".") else columns)
-            raise InputError(
-                f"{path}:{number}  unknown column {unknown[0]!r}",
-                fix=f"{near}{known}" + (f"; {', '.join(SHORT)}; or a recipe key" * is_key(".")),
-            )
-        rows.append((number, entry))
-    if not rows:
+    if is_empty:
         raise InputError(f"manifest {path} has no rows", fix=known)
-    return rows
+
+
+def _csv_lines(
+    path: Path, stream: Iterable[str], _columns: Sequence[str]
+) -> Iterator[tuple[int, object]]:
+    reader = csv.DictReader(stream)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}  {error}", fix="close the quote") from error
+
+
+def _json_lines(
+    path: Path, stream: Iterable[str], columns: Sequence[str]
+) -> Iterator[tuple[int, object]]:
+    # A file's lines end where its system ends them: JSON may hold the odder of other ends.
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}:{number}  not JSON: {error.msg}",
+                fix=f'one object a line: {{"{columns[0]}": …}}',
+            ) from error
+        except RecursionError as error:
+            raise InputError(f"{path}:{number}  nested too deeply", fix="give rows") from error
+        yield number, entry
 
 
 def _one(argument: str, leave_out: Callable[[Path], bool]) -> dict[Path, str]:

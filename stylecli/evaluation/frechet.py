@@ -31,11 +31,11 @@ INFINITY_SIZES, INFINITY_FIRST, INFINITY_MIN = 15, 5000, 8000
 
 @runtime_checkable
 class Table(Protocol):
-    """Features of many pictures, row by row; a tensor is one, a file may be another."""
+    """Features of many pictures, by stretches or numbers of rows; a tensor, or a file."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,9 +281,7 @@ def _in_double(features: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
 
 def _draw(table: Table, generator: torch.Generator) -> Float64[Tensor, "_n _d"]:
     chosen = torch.randperm(len(table), generator=generator)[:KID_SUBSET_SIZE]
-    if isinstance(table, Tensor):
-        return _in_double(table[chosen])
-    return torch.cat([_tile(table, slice(row, row + 1)) for row in chosen.tolist()])
+    return _in_double(table[chosen])
 
 
 def _moments(table: Table, chosen: Tensor, block: int = 2048) -> Moments:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-def std(values: Sequence[float]) -> float:
+def std(values: Sequence[float] | Numbers) -> float:
     """Standard deviation with n - 1; NaN for fewer than two values, or where one is infinite."""
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan
@@ -67,9 +67,9 @@ def std(values: Sequence[float]) -> float:
 
 
 def mean_interval(
-    values: Sequence[float],
-    content_keys: Sequence[str],
-    style_keys: Sequence[str],
+    values: Sequence[float] | Numbers,
+    content_keys: Sequence[str] | Codes,
+    style_keys: Sequence[str] | Codes,
     *,
     seed: int,
     resamples: int = 10_000,
@@ -86,7 +86,8 @@ def mean_interval(
 
     Args:
         values: NaN is a missing row and is left out.
-        content_keys: Which content each row was made from; equal keys are one group.
+        content_keys: Which content each row was made from; equal keys are one group. Numbers
+            stand for words of the same order.
     """
     if not len(values) == len(content_keys) == len(style_keys):
         raise ValueError("values and keys differ in number")
@@ -100,10 +101,7 @@ def mean_interval(
         mean = float(numbers.mean())
     if numbers.size < 2 or not math.isfinite(mean):
         return _unknown(mean)
-    contents, styles = (
-        _codes([key for key, is_known in zip(keys, known, strict=True) if is_known])
-        for keys in (content_keys, style_keys)
-    )
+    contents, styles = (_codes(np.asarray(keys)[known]) for keys in (content_keys, style_keys))
     method, rows, columns = _design(contents, styles)
     if numbers.size > MAX_BOOTSTRAP_ROWS:
         se = math.sqrt(_cluster_variance(numbers, rows, columns))
@@ -137,8 +135,9 @@ def sign_flip_p(
 
     All rows of a cluster change sign together. Every combination is tried where there are at most
     2**14, and `flips` random ones otherwise; the observed one counts in both. So p is at least
-    2 / 2**clusters: with five clusters nothing is significant at 5 %. NaN without rows, or
-    where one is not finite.
+    2 / 2**clusters: with five clusters nothing is significant at 5 %. Of more than
+    `MAX_BOOTSTRAP_ROWS` clusters the sum is normal under the flips, with the sum of the clusters'
+    squares for a variance. NaN without rows, or where one is not finite.
     """
     if not len(differences) or not np.isfinite(differences).all():
         return math.nan
@@ -148,6 +147,8 @@ def sign_flip_p(
     if 2**sums.size <= MAX_EXACT_FLIPS:
         every = (np.arange(2**sums.size)[:, None] >> np.arange(sums.size)) % 2 * 2 - 1
         return float(np.mean(np.abs(every @ sums) >= least))
+    if sums.size > MAX_BOOTSTRAP_ROWS and sums.any():
+        return math.erfc(abs(float(sums.sum())) / math.sqrt(2 * float(np.square(sums).sum())))
     random = np.random.default_rng(seed)
     reached = 0
     for count in _chunks(flips, sums.size):
@@ -212,7 +213,7 @@ def _z(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def _codes(keys: Sequence[str]) -> Codes:
+def _codes(keys: Sequence[str] | NDArray[Any]) -> Codes:
     """0, 1, 2... by the order of keys, not of rows."""
     found: Codes = np.unique(np.asarray(keys), return_inverse=True)[1]
     return found

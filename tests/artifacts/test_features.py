@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from stylecli.artifacts import features
 from stylecli.artifacts.features import FeatureStore
 from stylecli.errors import UsageError
 from tests.conftest import ROOT
@@ -115,3 +116,60 @@ def test_a_table_is_read_in_blocks_in_the_order_of_its_keys(path: Path) -> None:
         assert len(rows) == 4
         assert torch.cat(list(rows.blocks(3))).tolist() == [[4, -4], [0, 0], [2, -2], [2, -2]]
         assert rows[0:1].dtype == torch.float64
+
+
+def test_what_is_held_is_found_and_reaches_the_file_together(path: Path) -> None:
+    with FeatureStore(path) as store, FeatureStore(path) as other:
+        store.hold({"a": [1.0], "b": [2.0, 3.0]})
+        held = store.get_many(["b", "none", "a"])
+        assert {key: found.tolist() for key, found in held.items()} == {"a": [1], "b": [2, 3]}
+        assert other.missing(["a", "b"]) == ["a", "b"]
+        store.flush()
+        assert other.missing(["a", "b"]) == []
+        store.hold({"c": [4.0]})
+    with FeatureStore(path) as store:
+        assert store.get("c") is not None
+
+
+def test_what_took_long_is_written_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FeatureStore(path) as store, FeatureStore(path) as other:
+        store.hold({"fast": [1.0]})
+        assert other.get("fast") is None
+        monkeypatch.setattr(features, "HELD_SECONDS", 0.0)
+        store.hold({"slow": [1.0]})
+        assert other.missing(["fast", "slow"]) == []
+
+
+def test_many_keys_are_asked_for_in_portions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "ASKED_AT_ONCE", 3)
+    with FeatureStore(path) as store:
+        store.put({str(index): [index] for index in range(10)})
+        found = store.get_many([str(index) for index in range(12)])
+        assert {key: value.tolist() for key, value in found.items()} == {
+            str(index): [index] for index in range(10)
+        }
+
+
+def test_a_store_beside_another_finds_what_that_has_and_writes_its_own(
+    path: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture"
+    picture.write_bytes(b"one")
+    with FeatureStore(path) as first, FeatureStore(tmp_path / "part.sqlite", first) as second:
+        first.put({"a": [1.0]})
+        digest = first.file_digest(picture)
+        second.put({"b": [2.0]})
+        assert second.missing(["a", "b", "c"]) == ["c"]
+        assert second.file_digest(picture) == digest
+        assert first.get("b") is None
+        assert first.absorb(tmp_path / "part.sqlite")
+        assert first.missing(["a", "b"]) == []
+
+
+def test_rows_are_read_by_number_too(path: Path) -> None:
+    with FeatureStore(path) as store:
+        store.put({str(index): [index, -index] for index in range(5)})
+        rows = store.rows(["4", "0", "2", "2"])
+        chosen = torch.tensor([3, 0])
+        assert rows[chosen].tolist() == [[2, -2], [4, -4]]
+        assert torch.equal(rows.only(chosen)[0:2], rows[chosen])

@@ -46,7 +46,7 @@ STYLEGALLERY = {
 
 
 class Rows:
-    """A table that is no tensor: slices only, as a file gives them."""
+    """A table that is no tensor: rows when asked for, as a file gives them."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows = rows
@@ -55,8 +55,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: slice) -> Tensor:
-        self.asked.append(rows.stop - rows.start)
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        self.asked.append(len(rows) if isinstance(rows, Tensor) else rows.stop - rows.start)
         return self._rows[rows]
 
 

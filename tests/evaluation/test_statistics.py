@@ -466,3 +466,23 @@ def test_the_jackknife_of_few_groups_or_of_a_failed_one_is_none() -> None:
         found = jackknife_interval(3.0, without)
         assert (found.value, found.method) == (3.0, "none")
         assert math.isnan(found.se)
+
+
+def test_many_clusters_are_as_likely_as_flips_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    differences = (random.normal(size=400) + 0.06).tolist()
+    clusters = [str(index // 2) for index in range(400)]
+    flipped = sign_flip_p(differences, clusters, seed=1, flips=40_000)
+    monkeypatch.setattr(statistics, "MAX_BOOTSTRAP_ROWS", 100)
+    assert sign_flip_p(differences, clusters, seed=1) == pytest.approx(flipped, abs=0.01)
+    assert sign_flip_p([0.0] * 400, clusters, seed=1) == 1
+
+
+def test_numbers_stand_for_words_of_their_order() -> None:
+    words = ["b", "a", "b", "c", "a", "c"]
+    numbers = np.array([1, 0, 1, 2, 0, 2], dtype=np.int64)
+    styles = ["x"] * 6
+    values = [0.1, 0.5, 0.2, 0.9, 0.4, 0.7]
+    assert mean_interval(values, words, styles, seed=3) == mean_interval(
+        np.array(values), numbers, np.zeros(6, dtype=np.int64), seed=3
+    )

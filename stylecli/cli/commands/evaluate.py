@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from stylecli.cli.options import (
     given,
     given_path,
 )
+from stylecli.cli.unattended import ShardOpt
 
 if TYPE_CHECKING:
     from stylecli.engine.scoring.evaluation import Evaluation
@@ -59,7 +61,7 @@ def evaluate(
             "--manifest",
             metavar="FILE",
             parser=given_path,
-            help="Rows of id, method, output, content, style, mask, prompt, …; .jsonl or .csv.",
+            help="Rows of id, method, output, content, style, mask, …; .jsonl or .csv.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -152,6 +154,19 @@ def evaluate(
     dry_run: DryRunOpt = False,
     wait: WaitOpt = False,
     allow_download: AllowDownloadOpt = False,
+    shard: ShardOpt = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            metavar="N",
+            min=1,
+            max=256,
+            show_default=False,
+            help="Processes that share the rows, with a GPU each.",
+            rich_help_panel=options.RARE,
+        ),
+    ] = 1,
 ) -> None:
     """Score results by the papers' metrics, beside what copying would score."""
     if metrics is not None and metrics.partition(":")[0] == LIST:
@@ -167,6 +182,7 @@ def evaluate(
             "evaluate.anchors": [] if no_anchors else None,
         },
     )
+    from stylecli.engine.runs import shards
     from stylecli.engine.scoring.evaluation import Evaluation, Wishes
     from stylecli.engine.scoring.items import Asked
 
@@ -188,11 +204,20 @@ def evaluate(
             fail_under=fail_under or (),
             wait=wait,
             dry_run=dry_run,
+            part=shards.parse(shard, os.environ) if shard else None,
+            jobs=jobs,
         ),
         console,
     )
     if dry_run:
         _show(evaluation, resolved)
+        return
+    if evaluation.wishes.part:
+        evaluation.run_part(_say)
+        console.note(
+            f"part {shard} is scored; when all are, the same command without --shard makes the "
+            "report"
+        )
         return
     from stylecli.engine.report import evaluation_page
 

@@ -6,7 +6,9 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from stylecli.artifacts import baselines, cache, features
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.journal import Journal
+from stylecli.artifacts.locks import Shard
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, overall, report, sets, summary, texts
-from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring import items, overall, parts, report, sets, summary, texts
+from stylecli.engine.scoring.entries import Entries, Entry, Shared
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
 from stylecli.engine.scoring.pictures import ANCHORS, Album, Case
@@ -51,6 +54,8 @@ class Wishes:
         compare: Two methods.
         baseline: ``paper:NAME``.
         fail_under: ``METRIC=VALUE`` or ``METHOD:METRIC=VALUE``.
+        part: Score these rows only, for a report that is made later; None makes it of all.
+        jobs: Processes that share the rows.
     """
 
     output: Path
@@ -61,6 +66,8 @@ class Wishes:
     baseline: str | None = None
     fail_under: Sequence[str] = ()
     wait: bool = False
+    part: Shard | None = None
+    jobs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +88,15 @@ class Evaluation:
     """An evaluation that was checked: it can be shown, or run.
 
     Attributes:
-        columns: What at least one item has.
+        asked: What it was prepared from, as were `recipe` and `wishes`; other processes repeat it.
+        items: Those of the part, where there is one.
+        columns: What at least one item has, of any part.
         ranges: Fixed ones for the mean over metrics; mostly none.
         unfounded: Means over metrics -> why they have no meaning here.
     """
 
-    settings: Evaluate
+    recipe: Recipe
+    asked: Asked
     items: Sequence[Item]
     columns: frozenset[str]
     chosen: Chosen
@@ -140,8 +150,9 @@ class Evaluation:
             _require_weights(named, found)
             cache.ensure_writable()
         made = cls(
-            settings=settings,
-            items=found_items,
+            recipe=recipe,
+            asked=asked,
+            items=[item for item in found_items if parts.belongs(item.id, wishes.part)],
             columns=frozenset(c for c in items.COLUMNS if any(item.has(c) for item in found_items)),
             chosen=chosen,
             found=found,
@@ -161,6 +172,10 @@ class Evaluation:
                 fix="give --content and --style, or a manifest with those columns",
             )
         return made
+
+    @property
+    def settings(self) -> Evaluate:
+        return self.recipe.evaluate
 
     @property
     def methods(self) -> list[str]:
@@ -208,41 +223,79 @@ class Evaluation:
             LockedError: Another run writes to the same folder.
             WeightsError: A file is damaged.
         """
-        began = time.monotonic()
-        folder = self.wishes.output
-        with (
-            Journal(folder, wait=self.wishes.wait) as journal,
-            FeatureStore(cache.cache_dir() / features.NAME) as store,
-        ):
-            if store.was_damaged:
-                self.context.reporter.warn("the cache of scores was damaged; all are computed anew")
-            networks = Networks(self.found.files, self.context.device)
-            factors = [table.METRICS[m.lpips] for m in self.parts if m.lpips]
-            wanted = dict.fromkeys([*self.parts, *factors])
-            bench = Bench(self.settings, list(wanted), networks, store)
-            outcome = self._conclude(self._rows(bench, each), store)
+        with self._work() as bench:
+            outcome = self._conclude(self._rows(bench, each), bench.store)
             if cuts := bench.read.cuts():
                 self.context.reporter.warn(texts.in_words(cuts))
                 outcome = replace(outcome, cuts=cuts)
-            report.write(folder, outcome)
+            report.write(self.wishes.output, outcome)
+        return outcome
+
+    def run_part(self, each: Callable[[Scored], None]) -> None:
+        """Score the part's rows, and leave their numbers for whoever makes the report.
+
+        Raises:
+            LockedError: Another run writes the same rows, or the report.
+            WeightsError: A file is damaged.
+        """
+        with self._work() as bench:
+            for scored in self._scored(bench):
+                each(scored)
+
+    @contextmanager
+    def _work(self) -> Iterator[Bench]:
+        """All that rows are scored with; what was done is said in the journal when it has ended."""
+        began = time.monotonic()
+        folder, part = self.wishes.output, self.wishes.part
+        with (
+            Journal(folder, part, wait=self.wishes.wait) as journal,
+            self._cache() as known,
+            FeatureStore(parts.file_of(folder, part), known) if part else known as store,
+        ):
+            if known.was_damaged:
+                self.context.reporter.warn("the cache of scores was damaged; all are computed anew")
+            parts.gather(folder, part, store, self.context.reporter)
+            if self.wishes.jobs > 1:
+                self._share()
+                parts.gather(folder, part, store, self.context.reporter)
+            bench = self._bench(store)
+            yield bench
             made_by = self._provenance(
-                {u: networks.identity(u) for m in self.ready for u in m.uses}
+                {u: bench.networks.identity(u) for m in self.ready for u in m.uses}
             )
             journal.append(
                 made_by | {"status": "done", "seconds": round(time.monotonic() - began, 3)}
             )
-        return outcome
 
-    def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, list[Entry]]:
+    def _share(self) -> None:
+        shares = parts.within(self.wishes.part, self.wishes.jobs)
+        work = partial(_score_share, self.recipe, self.asked, replace(self.wishes, jobs=1))
+        on = parts.devices(self.context.device, len(shares))
+        parts.together(work, shares, on, len(self.items), self.context.reporter)
+
+    @staticmethod
+    def _cache() -> FeatureStore:
+        return FeatureStore(cache.cache_dir() / features.NAME)
+
+    def _bench(self, store: FeatureStore) -> Bench:
+        networks = Networks(self.found.files, self.context.device)
+        factors = [table.METRICS[m.lpips] for m in self.parts if m.lpips]
+        wanted = dict.fromkeys([*self.parts, *factors])
+        return Bench(self.settings, list(wanted), networks, store)
+
+    def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, Entries]:
         """Score and write every row; what stays of them, by method, the anchors last."""
-        entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
+        shared = Shared()
+        entries = {name: Entries(name, shared) for name in self.methods}
         columns = [metric.name for metric in self.ready if metric.compute]
         with report.row_files(self.wishes.output, columns) as write:
             for scored in self._scored(bench):
                 write(scored)
                 each(scored)
                 entry = Entry.of(scored, bench)
-                entries.setdefault(entry.method, []).append(entry)
+                if entry.method not in entries:
+                    entries[entry.method] = Entries(entry.method, shared)
+                entries[entry.method].append(entry)
         return entries
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
@@ -254,16 +307,20 @@ class Evaluation:
 
     def _cases(self, album: Album) -> Iterator[Case]:
         """Every item, and after the first of each id what the anchors make of its task."""
-        tasks: dict[str, list[Item]] = {}
-        for item in self.items:
-            tasks.setdefault(item.id, []).append(item)
-        for item in self.items:
+        first: dict[str, int] = {}
+        others: dict[int, list[Item]] = {}
+        for index, item in enumerate(self.items):
+            earlier = first.setdefault(item.id, index)
+            if earlier != index:
+                others.setdefault(earlier, []).append(item)
+        for index, item in enumerate(self.items):
             yield album.case(item)
-            if item is tasks[item.id][0]:
-                yield from album.anchors(tasks[item.id], self.settings.anchors)
+            if first[item.id] == index:
+                same = [item, *others.get(index, ())]
+                yield from album.anchors(same, self.settings.anchors)
 
-    def _conclude(self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore) -> Outcome:
-        groups = sets.groups_of(e.content for of_method in entries.values() for e in of_method)
+    def _conclude(self, entries: Mapping[str, Entries], store: FeatureStore) -> Outcome:
+        groups = sets.groups_of(name for rows in entries.values() for name in rows.content_names())
         found: list[Aggregate] = []
         for method, of_method in entries.items():
             for metric in self.parts:
@@ -301,7 +358,7 @@ class Evaluation:
 
     def _compare(
         self,
-        entries: Mapping[str, Sequence[Entry]],
+        entries: Mapping[str, Entries],
         groups: Mapping[str, int],
         store: FeatureStore,
     ) -> list[Comparison]:
@@ -351,7 +408,39 @@ class Evaluation:
             "versions": {"stylecli": __version__, **{name: version(name) for name in LIBRARIES}},
             "device": self.context.device.type,
         }
-        return {"key": digest(made_by), "output": report.AGGREGATE, **made_by}
+        part = self.wishes.part
+        output = parts.file_of(Path(), part).name if part else report.AGGREGATE
+        return {"key": digest(made_by), "output": output, **made_by}
+
+
+class _Mute:
+    """For processes whose parent speaks for them."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def task(self, label: str, total: int) -> AbstractContextManager[_Mute]:
+        return nullcontext(self)
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+
+def _score_share(
+    recipe: Recipe, asked: Asked, wishes: Wishes, share: Shard, on: str, each: Callable[[], None]
+) -> None:
+    """In another process: what its parent asked of it, checked and found anew."""
+    recipe = recipe.model_copy(update={"device": recipe.device.model_copy(update={"name": on})})
+    own = replace(wishes, part=share, allow_download=False)
+    evaluation = Evaluation.prepare(recipe, asked, own, _Mute())
+    path = parts.file_of(wishes.output, share)
+    with evaluation._cache() as known, FeatureStore(path, known) as store:
+        for scored in evaluation._scored(evaluation._bench(store)):
+            if scored.case.method == scored.case.item.method:
+                each()
 
 
 def _require_parts(chosen: Chosen) -> None:
@@ -379,7 +468,8 @@ def _tell_pairs(
 def _check_names(
     found: Sequence[Item], wishes: Wishes, bounds: Sequence[Bound], settings: Evaluate
 ) -> None:
-    if any(item.output.parent.resolve() == wishes.output.resolve() for item in found):
+    folders = {item.output.parent for item in found}
+    if any(folder.resolve() == wishes.output.resolve() for folder in folders):
         raise UsageError(
             f"--output {wishes.output} is a folder of results", fix="give one for the report"
         )

@@ -125,23 +125,42 @@ def _folders(name: str) -> list[Path]:
 
 def _from_manifest(path: Path) -> list[Item]:
     found = []
-    for number, row in inputs.table(path, COLUMNS):
+    # A hundred thousand rows name the same few methods, contents and styles.
+    words: dict[str, str] = {}
+    files: dict[str, Path] = {}
+    styles: dict[tuple[str, ...], tuple[Path, ...]] = {}
+
+    def file(name: str) -> Path:
+        return files.get(name) or files.setdefault(name, path.parent / name)
+
+    for number, row in inputs.lines(path, COLUMNS):
         place = f"{path}:{number}"
         given = {key: value for key, value in row.items() if value not in (None, "", [])}
         for column in ("method", "output"):
             if column not in given:
                 raise InputError(f"{place}  no {column!r}", fix=f"columns: {', '.join(COLUMNS)}")
-        values: dict[str, Any] = {key: str(value) for key, value in given.items()}
+        values: dict[str, Any] = {
+            key: words.setdefault(str(value), str(value))
+            for key, value in given.items()
+            if key not in ("id", *FILES)
+        }
+        if "id" in given:
+            values["id"] = str(given["id"])
         try:
-            "".join(values.values()).encode()
+            "".join(str(value) for value in given.values()).encode()
         except UnicodeEncodeError as error:
             raise InputError(
                 f"{place}  holds half a character: {error.reason}", fix="write it as UTF-8"
             ) from error
         for column in FILES:
             if column in given:
-                paths = [path.parent / name for name in _names(given[column])]
-                values[column] = tuple(paths) if column == "style" else paths[0]
+                names = _names(given[column])
+                if column == "style":
+                    key = tuple(names)
+                    values[column] = styles.setdefault(key, tuple(map(file, names)))
+                else:
+                    name = names[0]
+                    values[column] = path.parent / name if column == "output" else file(name)
         if "id" not in values:
             content = [values["content"]] if "content" in values else []
             stems = [path.stem for path in (*content, *values.get("style", ()))]
@@ -316,6 +335,8 @@ def pairs_in_words(items: Sequence[Item]) -> str:
 
 def _limited(items: Sequence[Item], limit: int | None) -> list[Item]:
     """All rows of the first so many ids: methods stay comparable."""
+    if limit is None:
+        return list(items)
     ids = list(dict.fromkeys(item.id for item in items))[:limit]
     kept = set(ids)
     return [item for item in items if item.id in kept]
@@ -324,6 +345,7 @@ def _limited(items: Sequence[Item], limit: int | None) -> list[Item]:
 def _check(items: Sequence[Item]) -> None:
     first: dict[tuple[str, str], Item] = {}
     tasks: dict[str, Item] = {}
+    there: set[str] = set()
     for item in items:
         if item.method in ANCHOR_NAMES:
             raise InputError(
@@ -346,8 +368,11 @@ def _check(items: Sequence[Item]) -> None:
             )
         named = [item.output, item.content, *item.style, item.mask, item.target]
         for path in named:
-            if path is not None and not _is_file(path):
+            if path is None or (name := str(path)) in there:
+                continue
+            if not _is_file(path):
                 raise InputError(f"{item.place}  {path} does not exist", fix="check the name")
+            there.add(name)
 
 
 def _is_file(path: Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -124,7 +125,7 @@ class Album:
         """
         for item in items:
             with contextlib.suppress(ItemError):
-                size = images.size_of(item.output)
+                size = self._size(item.output)
                 break
         else:
             return
@@ -143,6 +144,23 @@ class Album:
                 target=case.target,
                 mask=case.mask,
             )
+
+    def _size(self, path: Path) -> tuple[int, int]:
+        """Of a picture; kept, because a PNG is decoded whole to learn whether it is turned.
+
+        Raises:
+            ItemError: It cannot be read.
+        """
+        try:
+            key = digest(["size", self._store.file_digest(path)])
+        except OSError:
+            return images.size_of(path)
+        known = self._store.get(key)
+        if known is not None:
+            return int(known[0]), int(known[1])
+        size = images.size_of(path)
+        self._store.hold({key: np.array(size, dtype=np.float32)})
+        return size
 
     def _made(self, name: str, takes: Anchor, inputs: list[Shot], size: tuple[int, int]) -> Shot:
         key = digest([name, takes.version, *(shot.key for shot in inputs), *size])

@@ -8,12 +8,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from stylecli.artifacts import images
-from stylecli.artifacts.features import FeatureStore
+from stylecli.artifacts.features import FeatureStore, Vector
 from stylecli.artifacts.store import digest
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
@@ -29,6 +30,10 @@ from stylecli.recipe.scoring import Evaluate
 KEPT_TAP_BYTES = 2**29
 KEPT_TEXT_BYTES = 2**22
 POCKET_TAPS_PX = 256
+# Batches of cases looked at together: of four cases three may be copies whose vectors are known.
+AHEAD = 4
+# Pictures and extractors whose keys are remembered: a content comes once for every style.
+REMEMBERED_KEYS = 2**14
 # How far rounding may carry a score over the end of its range.
 TOLERANCE = 1e-4
 
@@ -70,18 +75,33 @@ class Bench:
         self._texts: Recent[Tensor] = Recent(KEPT_TEXT_BYTES, lambda vector: vector.nbytes)
         self._unusable: dict[str, ItemError] = {}
         self.read = Texts(networks.truncated)
+        # What the store said of the block in hand, asked all at once.
+        self._known: dict[str, Vector] = {}
+        self._feature_keys: dict[tuple[str, str], str] = {}
 
     def score_all(self, cases: Iterable[Case]) -> Iterator[Scored]:
         """Every case, in order; pictures go through the embedding networks in full batches."""
-        for block in batched(cases, self.settings.batch):
+        for block in batched(cases, AHEAD * self.settings.batch):
+            keys = [self._keys(case) for case in block]
+            self._known = self.store.get_many(key for own in keys for key in own.values())
             for extractor, roles in self._roles().items():
                 self._fill(extractor, [s for case in block for r in roles for s in case.shots(r)])
-            for case in block:
-                yield self._score(case)
+            for case, own in zip(block, keys, strict=True):
+                yield self._score(case, own)
 
-    def _score(self, case: Case) -> Scored:
+    def _keys(self, case: Case) -> dict[str, str]:
+        """Metric -> where the store keeps its number, of those that this case has columns for."""
+        return {
+            metric.name: self._key(metric, case)
+            for metric in self.metrics
+            if metric.compute is not None and all(map(case.item.has, metric.columns))
+        }
+
+    def _score(self, case: Case, keys: Mapping[str, str]) -> Scored:
+        """Whole, or not at all: its numbers reach the store together."""
         view = RowView(self, case)
         values: dict[str, float] = {}
+        new: dict[str, float] = {}
         reasons: dict[str, str] = {}
         errors: list[ItemError] = []
         for metric in self.metrics:
@@ -92,10 +112,12 @@ class Bench:
             try:
                 if metric.reads is not None:
                     self.read.look(metric, metric.reads(view))
-                if metric.compute is not None:
-                    values[metric.name] = self._value(metric, case, view)
+                if metric.compute is None:
+                    self._require(metric.fid, (case.output, *case.styles))
+                elif (known := self._known.get(keys[metric.name])) is not None:
+                    values[metric.name] = float(known[0])
                 else:
-                    self.embed(metric.fid, (case.output, *case.styles))
+                    new[keys[metric.name]] = values[metric.name] = self._value(metric, view)
             except ItemError as error:
                 # Too small for one network is not too small for the others.
                 reasons[metric.name] = error.what
@@ -107,13 +129,14 @@ class Bench:
                 errors.append(
                     ItemError(reasons[metric.name], fix="look at the picture, or report it")
                 )
+        if new:
+            kept = {key: np.array([value], dtype=np.float32) for key, value in new.items()}
+            self._known |= kept
+            self.store.hold(kept)
         return Scored(case, values, reasons, errors[0] if errors else None)
 
-    def _value(self, metric: Metric, case: Case, view: RowView) -> float:
-        key = self._key(metric, case)
-        known = self.store.get(key)
-        if known is not None:
-            return float(known[0])
+    @staticmethod
+    def _value(metric: Metric, view: RowView) -> float:
         assert metric.compute is not None  # noqa: S101  only row metrics come here
         with torch.no_grad():
             value = metric.compute(view)
@@ -122,7 +145,6 @@ class Bench:
                 f"{metric.name} is {value}, outside {metric.low} to {metric.high}",
                 fix="look at the pictures",
             )
-        self.store.put({key: [value]})
         # As the store will give it back next time: a float32.
         return float(torch.tensor(value, dtype=torch.float32))
 
@@ -158,7 +180,10 @@ class Bench:
 
     def feature_key(self, extractor: str, shot: Shot) -> str:
         """Where the store keeps a picture's vector."""
-        return digest(
+        known = self._feature_keys.get((extractor, shot.key))
+        if known is not None:
+            return known
+        key = digest(
             {
                 "extractor": extractor,
                 "weights": self.networks.identity(extractor),
@@ -168,6 +193,10 @@ class Bench:
                 "batch": self.settings.batch,
             }
         )
+        if len(self._feature_keys) >= REMEMBERED_KEYS:
+            self._feature_keys.clear()
+        self._feature_keys[extractor, shot.key] = key
+        return key
 
     def embed(self, extractor: str, shots: Sequence[Shot]) -> Float[Tensor, "k d"]:
         """Vectors of pictures, through the store.
@@ -175,17 +204,22 @@ class Bench:
         Raises:
             ItemError: One cannot be read.
         """
-        self._fill(extractor, shots)
-        found = []
-        for shot in shots:
-            key = self.feature_key(extractor, shot)
-            if key in self._unusable:
+        keys = self._require(extractor, shots)
+        return torch.stack([torch.from_numpy(self._known[key]) for key in keys])
+
+    def _require(self, extractor: str, shots: Sequence[Shot]) -> list[str]:
+        """The keys of pictures' vectors, all of which are known then.
+
+        Raises:
+            ItemError: One cannot be read.
+        """
+        keys = [self.feature_key(extractor, shot) for shot in shots]
+        if any(key not in self._known for key in keys):
+            self._fill(extractor, shots)
+        for key in keys:
+            if key not in self._known:
                 raise self._unusable[key]
-            vector = self.store.get(key)
-            if vector is None:
-                raise ItemError("the cache was emptied meanwhile", fix="run it again")
-            found.append(torch.from_numpy(vector))
-        return torch.stack(found)
+        return keys
 
     def embed_now(self, extractor: str, pixels: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "1 d"]:
         """The vector of a picture that nobody will ask for again."""
@@ -199,7 +233,8 @@ class Bench:
         vector does not depend on how many others were missing.
         """
         by_key = {self.feature_key(extractor, shot): shot for shot in shots}
-        missing = [k for k in self.store.missing(list(by_key)) if k not in self._unusable]
+        self._known |= self.store.get_many(key for key in by_key if key not in self._known)
+        missing = [k for k in by_key if k not in self._known and k not in self._unusable]
         size = 1 if NETWORKS[extractor].any_size else self.settings.batch
         prepare = PREPROCESS[NETWORKS[extractor].shown].apply
         for keys in batched(missing, size):
@@ -213,7 +248,9 @@ class Bench:
                 stacked = [*inputs.values()]
                 stacked += [stacked[-1]] * (size - len(stacked))
                 vectors = self.networks.embed(extractor, torch.stack(stacked))
-                self.store.put(dict(zip(inputs, vectors.numpy(), strict=False)))
+                made: dict[str, Vector] = dict(zip(inputs, vectors.numpy(), strict=False))
+                self._known |= made
+                self.store.hold(made)
 
     def text(self, extractor: str, text: str) -> Float[Tensor, "1 d"]:
         """A text's unit vector; methods are asked with the same few texts over and over."""

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from stylecli.artifacts.features import FeatureRows, FeatureStore
-from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.entries import ABSENT, Entries, Entry, in_columns
 from stylecli.errors import ItemError
 from stylecli.evaluation import frechet
 from stylecli.evaluation.frechet import Moments
@@ -50,13 +51,14 @@ def groups_of(contents: Iterable[str]) -> dict[str, int]:
     return {content: index % GROUPS for index, content in enumerate(sorted(set(contents)))}
 
 
-def distinct(metric: Metric, entries: Sequence[Entry]) -> list[Entry]:
+def distinct(metric: Metric, entries: Sequence[Entry]) -> Entries:
     """Each output once: a copy of one picture for forty tasks is one sample, not forty."""
-    first: dict[str, Entry] = {}
-    for entry in entries:
-        if metric.name in entry.features:
-            first.setdefault(entry.features[metric.name][0], entry)
-    return list(first.values())
+    rows = in_columns(entries)
+    outputs = rows.outputs(metric.name)
+    codes, first = np.unique(outputs, return_index=True)
+    kept = np.zeros(len(rows), dtype=np.bool_)
+    kept[first[codes != ABSENT]] = True
+    return rows.where(kept)
 
 
 def score(
@@ -66,25 +68,27 @@ def score(
     store: FeatureStore,
 ) -> SetScore:
     """One set metric of one method, from features that the rows left in the store."""
-    counted = [
-        entry
-        for entry in entries
-        if metric.name in entry.features and (not metric.lpips or metric.lpips in entry.values)
-    ]
-    outputs = [entry.features[metric.name][0] for entry in counted]
+    rows = in_columns(entries)
+    is_counted = rows.outputs(metric.name) != ABSENT
+    if metric.lpips:
+        is_counted &= ~np.isnan(rows.column(metric.lpips))
+    counted = rows.where(is_counted)
+    outputs = [rows.shared.keys[code] for code in counted.outputs(metric.name).tolist()]
     # A repeated reference is not another sample.
-    references = list(dict.fromkeys(k for e in counted for k in e.features[metric.name][1:]))
+    together = dict.fromkeys(counted.references(metric.name).tolist())
+    references = list(dict.fromkeys(k for c in together for k in rows.shared.references[c]))
     if min(len(outputs), len(references)) < 2:
         reason = f"{len(outputs)} outputs and {len(references)} styles; two of each are needed"
         return SetScore(math.nan, len(outputs), len(references), {}, reason=reason)
     tables = [store.rows(keys) for keys in (outputs, references)]
-    groups = torch.tensor([groups_by_content[entry.content] for entry in counted])
+    contents = counted.contents.tolist()
+    groups = torch.tensor([groups_by_content[rows.shared.contents[code]] for code in contents])
     try:
         value, without = _distance(metric)(tables[0], tables[1], groups)
     except ItemError as error:
         return SetScore(math.nan, len(outputs), len(references), {}, reason=error.what)
     if metric.lpips:
-        lpips = torch.tensor([e.values[metric.lpips] for e in counted], dtype=torch.float64)
+        lpips = torch.from_numpy(counted.column(metric.lpips))
         value = frechet.art_fid(float(lpips.mean()), value)
         without = {
             group: frechet.art_fid(float(lpips[groups != group].mean()), fid)
@@ -157,13 +161,14 @@ def _leaving_out(
 
 
 def _moments(rows: FeatureRows, groups: Tensor) -> dict[int, Moments]:
-    """Moments of each group in one pass, which never holds more than a block of features."""
+    """Moments of each group, of which never more than a block of features is held.
+
+    Group by group: a scatter is a matrix of 34 MB for the widest features, and to add one for every
+    group of every block would take longer than all else.
+    """
     found: dict[int, Moments] = {}
-    start = 0
-    for block in rows.blocks():
-        here = groups[start : start + len(block)]
-        start += len(block)
-        for group in (int(g) for g in here.unique()):
-            part = Moments.of(block[here == group])
+    for group in (int(g) for g in groups.unique()):
+        for block in rows.only((groups == group).nonzero()[:, 0]).blocks():
+            part = Moments.of(block)
             found[group] = found[group].merge(part) if group in found else part
     return found

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.features import FeatureStore
 from stylecli.engine.scoring import sets
-from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.entries import (
+    ABSENT,
+    Codes,
+    Entry,
+    Words,
+    in_columns,
+    in_order,
+    shared_of,
+)
 from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.engine.scoring.sets import SetScore
 from stylecli.engine.scoring.texts import Cut
@@ -86,28 +95,26 @@ def of_rows(
     metric: Metric, method: str, entries: Sequence[Entry], *, seed: int, resamples: int
 ) -> Aggregate:
     """The mean of a row metric with its clustered interval."""
-    having = [entry for entry in entries if metric.name in entry.values]
-    missing = len(entries) - len(having)
-    if not having:
+    rows = in_columns(entries)
+    column = rows.column(metric.name)
+    having = ~np.isnan(column)
+    values = column[having]
+    missing = len(rows) - len(values)
+    if not len(values):
         # The most frequent of them: usually all are one.
-        said = Counter(entry.reasons.get(metric.name, "not scored") for entry in entries)
+        said = rows.why_not(metric.name)
         reason = said.most_common(1)[0][0] if said else "no items"
         return Aggregate(
             method=method, metric=metric.name, interval=NOTHING, n_missing=missing, reason=reason
         )
-    values = [entry.values[metric.name] for entry in having]
+    contents = in_order(rows.contents[having], rows.shared.contents)
+    styles = in_order(rows.styles[having], rows.shared.styles)
     return Aggregate(
         method=method,
         metric=metric.name,
-        interval=statistics.mean_interval(
-            values,
-            [entry.content for entry in having],
-            [entry.style for entry in having],
-            seed=seed,
-            resamples=resamples,
-        ),
+        interval=statistics.mean_interval(values, contents, styles, seed=seed, resamples=resamples),
         std=statistics.std(values) if len(values) > 1 else None,
-        is_of_one=len({(entry.content, entry.style) for entry in having}) == 1,
+        is_of_one=not contents.any() and not styles.any(),
         n=len(values),
         n_missing=missing,
     )
@@ -136,19 +143,25 @@ def with_rel(
 
     Not for sets: their copies are of other numbers.
     """
-    copies: dict[str, dict[str, Mapping[str, float]]] = {
-        copy: {entry.id: entry.values for entry in entries.get(copy, ())} for copy in COPIES
-    }
+    shared = shared_of(*entries.values())
+    columns = {method: in_columns(rows, shared) for method, rows in entries.items()}
     kinds = {metric.name: metric.kind for metric in metrics}
     found = []
     for one in aggregates:
-        ids = [entry.id for entry in entries[one.method] if one.metric in entry.values]
-        content, style = (
-            _mean([copies[copy].get(id_, {}).get(one.metric, math.nan) for id_ in ids])
-            for copy in COPIES
-        )
+        if kinds[one.metric] != "row":
+            found.append(one)
+            continue
+        own = columns[one.method]
+        ids = own.ids[~np.isnan(own.column(one.metric))]
+        means = []
+        for copy in COPIES:
+            by_id = np.full(len(shared.ids), math.nan)
+            if copy in columns:
+                by_id[columns[copy].ids] = columns[copy].column(one.metric)
+            means.append(_mean(by_id[ids].tolist()))
+        content, style = means
         span = style - content
-        is_defined = kinds[one.metric] == "row" and abs(span) > NO_SPAN
+        is_defined = abs(span) > NO_SPAN
         found.append(replace(one, rel=(one.value - content) / span) if is_defined else one)
     return found
 
@@ -189,17 +202,29 @@ def difference_of_rows(
         UsageError: They share too few items.
     """
     # A row that failed is a pair without a difference, not an item that is not shared.
+    shared = shared_of(first, second)
+    pair = [in_columns(of, shared) for of in (first, second)]
     ours, theirs = (
-        {e.id: e.values.get(metric.name, math.nan) for e in of} for of in (first, second)
+        dict(zip(_named(of.ids, shared.ids), of.column(metric.name).tolist(), strict=True))
+        for of in pair
     )
     if all(map(math.isnan, ours.values())) or all(map(math.isnan, theirs.values())):
         return None
-    tasks = {e.id: e for e in (*first, *second)}
+    contents, styles = (
+        {
+            id_: key
+            for of in pair
+            for id_, key in zip(
+                _named(of.ids, shared.ids), _named(getattr(of, keys), words), strict=True
+            )
+        }
+        for keys, words in (("contents", shared.contents), ("styles", shared.styles))
+    )
     return comparison.compare(
         ours,
         theirs,
-        {id_: e.content for id_, e in tasks.items()},
-        {id_: e.style for id_, e in tasks.items()},
+        contents,
+        styles,
         metric=metric.name,
         better=metric.better,
         seed=settings.seed,
@@ -216,11 +241,11 @@ def difference_of_sets(
     store: FeatureStore,
 ) -> Comparison | None:
     """The same for a number of whole sets, made anew of the items that count for both."""
-    ids = {e.id for e in first if metric.name in e.features}
-    ids &= {e.id for e in second if metric.name in e.features}
-    one, other = (
-        sets.score(metric, [e for e in of if e.id in ids], groups, store) for of in (first, second)
-    )
+    shared = shared_of(first, second)
+    pair = [in_columns(of, shared) for of in (first, second)]
+    having = [of.ids[of.outputs(metric.name) != ABSENT] for of in pair]
+    ids = np.intersect1d(*having)
+    one, other = (sets.score(metric, of.where(np.isin(of.ids, ids)), groups, store) for of in pair)
     if math.isnan(one.value) or math.isnan(other.value):
         return None
     return comparison.compare_sets(
@@ -230,3 +255,7 @@ def difference_of_sets(
         metric=metric.name,
         n=one.n_outputs,
     )
+
+
+def _named(codes: Codes, words: Words[str]) -> list[str]:
+    return [words[code] for code in codes.tolist()]

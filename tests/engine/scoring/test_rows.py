@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stylecli.artifacts import images
 from stylecli.artifacts.features import FeatureStore
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import ANCHORS, Album, paired, region
@@ -126,6 +127,16 @@ def test_an_anchor_does_not_hang_on_one_methods_output(world: World, bench: Benc
     assert len(ours) == len(ANCHORS)
     assert ours == others
     assert list(album.anchors([gone], list(ANCHORS))) == []
+
+
+def test_the_size_of_an_anchor_is_found_out_once(
+    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = world.items()[:1]
+    keys = [case.output.key for case in Album(bench.store).anchors(items, list(ANCHORS))]
+    monkeypatch.setattr(images, "size_of", lambda _: pytest.fail("decoded again"))
+    again = [case.output.key for case in Album(bench.store).anchors(items, list(ANCHORS))]
+    assert again == keys
 
 
 def test_a_file_that_vanished_fails_its_row(world: World, bench: Bench) -> None:
