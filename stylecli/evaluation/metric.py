@@ -1,8 +1,9 @@
 """What a metric is, and what it may ask of the output it scores.
 
-``kind`` *row* gives a number for every output, *set* one for all outputs of a method. What a row
-needs is named, not loaded: columns of the manifest, networks (dense, run per pair of pictures) and
-extractors (one vector per picture, kept in a cache).
+``kind`` *row* gives a number for every output, *set* one for all outputs of a method, *pool* one
+for every output that depends on all others of its method. What a row needs is named, not loaded:
+columns of the manifest, networks (dense, run per pair of pictures) and extractors (one vector per
+picture, kept in a cache).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from stylecli.evaluation.networks import NETWORKS
 
 Better = Literal["higher", "lower"]
+Distance = Literal["frechet", "frechet limit", "kid", "cmmd", "cmmd unbiased"]
 PAIR = ("pair_size", "aspect")
 MASKED = (*PAIR, "mask_polarity")
 # Of the recipe section `evaluate`, those that change a number.
@@ -76,14 +78,17 @@ class Metric:
         settings: Of the recipe section `evaluate` that change the number.
         scale: How the number is scaled, where authors differ.
         compute: For kind *row*.
-        fid: For *set* metrics: the extractor whose features are compared.
+        fid: For *set* and *pool* metrics: the extractor whose features are compared.
+        distance: For *set* metrics: of what kind.
         lpips: For ArtFID forms: the row metric of its content term.
+        similar: The extractor whose cosines the number is made of: for these it can be said which
+            families of references they tell apart.
     """
 
     name: str
     better: Better
     definition: str
-    kind: Literal["row", "set"] = "row"
+    kind: Literal["row", "set", "pool"] = "row"
     version: int = 1
     low: float = float("-inf")
     high: float = float("inf")
@@ -93,7 +98,9 @@ class Metric:
     scale: str = ""
     compute: Callable[[Row], float] | None = None
     fid: str = ""
+    distance: Distance = "frechet"
     lpips: str = ""
+    similar: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:

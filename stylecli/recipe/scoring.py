@@ -13,7 +13,15 @@ class Evaluate(Strict):
     """How results are scored; changes no result."""
 
     preset: Literal[
-        "core", "pocket", "diffstyler", "stylegallery", "regionroute", "leakage", "paired", "all"
+        "core",
+        "pocket",
+        "features",
+        "diffstyler",
+        "stylegallery",
+        "regionroute",
+        "leakage",
+        "paired",
+        "all",
     ] = Field("core", description="Which metrics, when none is named.")
     metrics: tuple[str, ...] = Field(
         (), description="Names replace the preset, +NAME adds, -NAME leaves out."

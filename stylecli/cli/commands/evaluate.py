@@ -108,7 +108,8 @@ def evaluate(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="core, pocket, diffstyler, stylegallery, regionroute, leakage, paired, all.",
+            help="core, pocket, features, diffstyler, stylegallery, regionroute, leakage, paired, "
+            "all.",
             rich_help_panel=JUDGE,
         ),
     ] = None,

@@ -16,8 +16,9 @@ class Entry:
     Attributes:
         content: What tells contents apart: `content_group`, or the picture's digest.
         style: The same for styles.
-        features: Set metric -> keys in the store, of the output and of the styles; only of those
-            that this row can count for.
+        family: `style_family`, where the item has one.
+        features: Metric -> keys in the store, of the output and of the styles; only of those that
+            look at features of many rows, and that this row can count for.
         reasons: Metric -> why it has no value here.
     """
 
@@ -28,11 +29,20 @@ class Entry:
     values: Mapping[str, float]
     features: Mapping[str, tuple[str, ...]]
     reasons: Mapping[str, str]
+    family: str = ""
 
     @classmethod
     def of(cls, scored: Scored, bench: Bench) -> Entry:
         """Of a scored case."""
         case = scored.case
+        extractors = {m.name: m.fid or m.similar for m in bench.metrics if m.fid or m.similar}
+        # Made once for the metrics that share them: there may be a hundred thousand rows.
+        keys = {
+            extractor: tuple(
+                bench.feature_key(extractor, shot) for shot in (case.output, *case.styles)
+            )
+            for extractor in dict.fromkeys(extractors.values())
+        }
         return cls(
             id=case.item.id,
             method=case.method,
@@ -40,11 +50,10 @@ class Entry:
             style=case.item.style_family or digest([shot.key for shot in case.styles]),
             values=scored.values,
             features={
-                metric.name: tuple(
-                    bench.feature_key(metric.fid, shot) for shot in (case.output, *case.styles)
-                )
-                for metric in bench.metrics
-                if metric.kind == "set" and metric.name not in scored.reasons
+                name: keys[extractor]
+                for name, extractor in extractors.items()
+                if name not in scored.reasons
             },
             reasons=scored.reasons,
+            family=case.item.style_family,
         )

@@ -18,7 +18,7 @@ from stylecli.artifacts.journal import Journal
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, report, sets, summary
+from stylecli.engine.scoring import items, pools, report, sets, summary
 from stylecli.engine.scoring.entries import Entry
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
@@ -29,6 +29,7 @@ from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.neighbours import Gap
 from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.table import Chosen
 from stylecli.recipe.schema import Recipe
@@ -204,13 +205,18 @@ class Evaluation:
     def _rows(self, bench: Bench, each: Callable[[Scored], None]) -> dict[str, list[Entry]]:
         """Score and write every row; what stays of them, by method, the anchors last."""
         entries: dict[str, list[Entry]] = {name: [] for name in self.methods}
-        columns = [metric.name for metric in self.ready if metric.compute]
+        columns = [metric.name for metric in self.ready if metric.kind != "set"]
         with report.row_files(self.wishes.output, columns) as write:
             for scored in self._scored(bench):
                 write(scored)
                 each(scored)
                 entry = Entry.of(scored, bench)
                 entries.setdefault(entry.method, []).append(entry)
+        if pooled := [metric for metric in self.ready if metric.kind == "pool"]:
+            for metric in pooled:
+                entries = {m: pools.scored(metric, e, bench.store) for m, e in entries.items()}
+            every = (entry for of_method in entries.values() for entry in of_method)
+            report.complete(self.wishes.output, columns, every)
         return entries
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
@@ -240,15 +246,16 @@ class Evaluation:
                     score = sets.score(metric, own, groups, store)
                     found.append(summary.of_set(metric, method, score))
                 else:
-                    found.append(
-                        summary.of_rows(
-                            metric,
-                            method,
-                            of_method,
-                            seed=self.settings.seed,
-                            resamples=self.settings.resamples,
-                        )
+                    of_rows = summary.of_rows(
+                        metric,
+                        method,
+                        of_method,
+                        seed=self.settings.seed,
+                        resamples=self.settings.resamples,
                     )
+                    if metric.kind == "pool":
+                        of_rows = replace(of_rows, n_references=pools.references(metric, of_method))
+                    found.append(of_rows)
         return Outcome(
             metrics=self.chosen.metrics,
             entries=entries,
@@ -257,7 +264,16 @@ class Evaluation:
             compared=self.wishes.compare,
             comparisons=self._compare(entries, groups, store),
             baseline=self.baseline,
+            gaps=self._gaps(entries, store),
         )
+
+    def _gaps(
+        self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore
+    ) -> dict[str, Mapping[str, Gap]]:
+        """Of every metric made of similarities, by the references of all methods together."""
+        every = [entry for method in self.methods for entry in entries[method]]
+        found = {m.name: pools.gaps(m, every, store) for m in self.ready if m.similar}
+        return {name: gaps for name, gaps in found.items() if gaps}
 
     def _compare(
         self,
@@ -272,7 +288,7 @@ class Evaluation:
         for metric in self.ready:
             difference = (
                 summary.difference_of_rows(metric, first, second, self.settings)
-                if metric.kind == "row"
+                if metric.kind != "set"
                 else summary.difference_of_sets(metric, first, second, groups, store)
             )
             found += [difference] if difference else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
-from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
+from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor, undecidable
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.statistics import Interval
@@ -15,6 +15,8 @@ from stylecli.evaluation.statistics import Interval
 SIGNIFICANT = 0.05
 # A page is no wider.
 MOST_COLUMNS = 6
+# Names in a note.
+SHOWN = 5
 
 
 def tables(outcome: Outcome) -> list[Table]:
@@ -112,8 +114,15 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             notes.append(f"{metric.name}: items without a value: {counts}")
         if any(a.is_of_one and a.n > 1 for a in own):
             notes.append(f"{metric.name}: one content in one style; ± holds for nothing else")
-        if metric.kind == "set":
+        if metric.kind != "row":
             notes += _about_sets(metric, own)
+        if blind := undecidable(outcome.gaps.get(metric.name, {})):
+            shown = ", ".join(blind[:SHOWN]) + (" …" if len(blind) > SHOWN else "")
+            notes.append(
+                f"{metric.name}: undecided for {len(blind)} of "
+                f"{len(outcome.gaps[metric.name])} families, whose references are no nearer to one "
+                f"another than to another family's: {shown}"
+            )
     copied = detectors(metrics, outcome.aggregates)
     if copied:
         notes.append(
@@ -131,7 +140,7 @@ def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
     notes = [f"{metric.name}: {said}"]
     if len({outputs for outputs, _ in counts}) > 1:
         notes.append(f"{metric.name}: not ranked, because the numbers of outputs differ")
-    if not metric.name.endswith("kid") and any(a.is_deficient for a in own):
+    if any(a.is_deficient for a in own):
         notes.append(
             f"{metric.name}: fewer pictures than features, so the value is mostly bias; compare it "
             "only at equal numbers, and read the kid beside it"

@@ -16,6 +16,7 @@ from stylecli.engine.scoring.sets import SetScore
 from stylecli.evaluation import comparison, statistics
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.neighbours import Gap
 from stylecli.evaluation.statistics import Interval
 from stylecli.recipe.scoring import Evaluate
 
@@ -43,7 +44,7 @@ class Aggregate:
     n: int = 0
     n_missing: int = 0
     n_references: int | None = None
-    is_deficient: bool = False
+    is_deficient: bool | None = None
     rel: float | None = None
     reason: str = ""
     is_of_one: bool = False
@@ -62,6 +63,7 @@ class Outcome:
         entries: Rows by method, anchors last.
         absent: Metric -> why nothing could be computed.
         comparisons: Of the two methods in `compared`.
+        gaps: Metric -> family of references -> whether it can be told from the others.
     """
 
     metrics: Sequence[Metric]
@@ -71,6 +73,7 @@ class Outcome:
     compared: tuple[str, str] | None
     comparisons: Sequence[Comparison]
     baseline: Baseline | None
+    gaps: Mapping[str, Mapping[str, Gap]] = field(default_factory=dict)
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan, math.nan, "none")
@@ -142,7 +145,7 @@ def with_rel(
             for copy in COPIES
         )
         span = style - content
-        is_defined = kinds[one.metric] == "row" and abs(span) > NO_SPAN
+        is_defined = kinds[one.metric] != "set" and abs(span) > NO_SPAN
         found.append(replace(one, rel=(one.value - content) / span) if is_defined else one)
     return found
 
@@ -168,6 +171,11 @@ def detectors(metrics: Sequence[Metric], aggregates: Sequence[Aggregate]) -> lis
         if "style" in metric.columns and real and copied > max(real):
             found.append(metric.name)
     return found
+
+
+def undecidable(gaps: Mapping[str, Gap]) -> list[str]:
+    """Families whose references are no nearer to one another than to some other family's."""
+    return [family for family, gap in gaps.items() if gap.value <= 0]
 
 
 def is_anchor(method: str) -> bool:
