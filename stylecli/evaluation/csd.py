@@ -24,8 +24,8 @@ LARGE: Mapping[str, Any] = {
     "layers": 24,
     "heads": 16,
     "mlp_ratio": 4.0,
+    "output_dim": 768,
 }
-STYLE_WIDTH = 768
 # What parallel training puts before every key.
 PARALLEL = "module."
 
@@ -47,11 +47,7 @@ class Csd(nn.Module):
 
 
 def csd_network(
-    tensors: Mapping[str, Tensor],
-    *,
-    file: str,
-    config: Mapping[str, Any] | None = None,
-    style_width: int = STYLE_WIDTH,
+    tensors: Mapping[str, Tensor], *, file: str, config: Mapping[str, Any] | None = None
 ) -> Csd:
     """The network from the tensors of its file, in float32.
 
@@ -60,19 +56,18 @@ def csd_network(
             without ``module.`` before them.
         file: For messages.
         config: Another architecture in open_clip's words, for tests.
-        style_width: That of the style head, for tests.
 
     Raises:
         WeightsError: The file is of another network.
     """
     from open_clip.transformer import QuickGELU, VisionTransformer
 
-    shape = dict(config or LARGE)
+    shape = config or LARGE
     with torch.device("meta"):
         # OpenAI's activation, as in `stylecli.evaluation.clip`: no key betrays it.
-        backbone = VisionTransformer(**shape, output_dim=style_width, act_layer=QuickGELU)
+        backbone = VisionTransformer(**shape, act_layer=QuickGELU)
         backbone.proj = None
-        model = Csd(backbone, shape["width"], style_width)
+        model = Csd(backbone, shape["width"], shape["output_dim"])
     model.to_empty(device="cpu")
     load_strictly(model, {key.removeprefix(PARALLEL): t for key, t in tensors.items()}, file=file)
     return model

@@ -23,8 +23,9 @@ TINY = {
     "layers": 2,
     "heads": 2,
     "mlp_ratio": 2.0,
+    "output_dim": 12,
 }
-HEAD = 12
+HEAD = TINY["output_dim"]
 LAYER = (
     *(f"{part}.{kind}" for part in ("ln_1", "ln_2") for kind in ("weight", "bias")),
     *("attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias"),
@@ -66,7 +67,7 @@ def tensors() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def network(tensors: dict[str, Tensor]) -> Csd:
-    return csd_network(tensors, file="f", config=TINY, style_width=HEAD)
+    return csd_network(tensors, file="f", config=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_the_authors_checkpoint_loads_without_running_what_lies_beside_the_weigh
     torch.save(checkpoint(tensors), path)
     found = weights.read(published.WEIGHTS["csd"], path)
     assert sorted(found) == sorted(f"module.{key}" for key in tensors)
-    again = csd_network(found, file="f", config=TINY, style_width=HEAD)
+    again = csd_network(found, file="f", config=TINY)
     assert torch.equal(again(images), network(images))
 
 
@@ -170,13 +171,13 @@ def test_the_hubs_layout_loads_alike(
     row = published.WEIGHTS["csd"]
     # Preferred to a pickle of the same name.
     assert weights.find(row, tmp_path) == file
-    again = csd_network(weights.read(row, file), file="f", config=TINY, style_width=HEAD)
+    again = csd_network(weights.read(row, file), file="f", config=TINY)
     assert torch.equal(again(images), network(images))
 
 
 def test_another_network_is_refused(tensors: dict[str, Tensor]) -> None:
     def load(table: dict[str, Tensor]) -> None:
-        csd_network(table, file="f", config=TINY, style_width=HEAD)
+        csd_network(table, file="f", config=TINY)
 
     without = {key: tensor for key, tensor in tensors.items() if key != "last_layer_content"}
     with pytest.raises(WeightsError, match=r"f lacks last_layer_content$"):
