@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -142,12 +142,10 @@ def dinov2(
     """
     from transformers import Dinov2Config, Dinov2Model
 
-    # Unfilled: every tensor of it comes from the file.
-    with torch.device("meta"):
-        model = Dinov2Model(Dinov2Config(**(config or BASE)))
-    model.to_empty(device="cpu")
-    load_strictly(model, _as_named_by(model, tensors, RENAMED), file=file)
-    return DinoV2(model)
+    def build() -> Any:
+        return Dinov2Model(Dinov2Config(**(config or BASE)))
+
+    return DinoV2(_filled(build, tensors, RENAMED, file=file))
 
 
 def dino(
@@ -165,13 +163,27 @@ def dino(
     """
     from transformers import ViTConfig, ViTModel
 
-    with torch.device("meta"):
-        model = ViTModel(ViTConfig(**(config or VIT_B8)), add_pooling_layer=False)
-    model.to_empty(device="cpu")
+    def build() -> Any:
+        return ViTModel(ViTConfig(**(config or VIT_B8)), add_pooling_layer=False)
+
     # Of a pooler, which whoever saves the model again may have added, nothing is used.
-    named = _as_named_by(model, tensors, VIT_RENAMED)
-    load_strictly(model, named, file=file, ignore=("pooler.",))
-    return Dino(model)
+    return Dino(_filled(build, tensors, VIT_RENAMED, file=file, ignore=("pooler.",)))
+
+
+def _filled(
+    build: Callable[[], Any],
+    tensors: Mapping[str, Tensor],
+    renamed: Mapping[str, str],
+    *,
+    file: str,
+    ignore: Sequence[str] = (),
+) -> Any:
+    # Unfilled: every tensor of it comes from the file.
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
+    load_strictly(model, _as_named_by(model, tensors, renamed), file=file, ignore=ignore)
+    return model
 
 
 def _as_named_by(

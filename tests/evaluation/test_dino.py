@@ -143,7 +143,7 @@ def test_another_network_is_refused(tensors: dict[str, torch.Tensor]) -> None:
 def test_without_a_config_it_is_vit_b14_of_518_px(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, tuple[int, ...]] = {}
 
-    def note(model: nn.Module, _tensors: object, *, file: str) -> None:
+    def note(model: nn.Module, _tensors: object, *, file: str, ignore: object) -> None:
         seen.update({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
         seen["heads"] = (model.config.num_attention_heads,)  # type: ignore[union-attr]
 
@@ -195,7 +195,7 @@ def test_maps_are_what_each_block_hands_on(network: DinoV2, images: torch.Tensor
 def test_the_large_one_has_the_shape_its_file_has(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, tuple[int, ...]] = {}
 
-    def note(model: nn.Module, _tensors: object, *, file: str) -> None:
+    def note(model: nn.Module, _tensors: object, *, file: str, ignore: object) -> None:
         seen.update({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
 
     monkeypatch.setattr(dino, "load_strictly", note)
