@@ -25,6 +25,7 @@ QUICK_GELU = "-quickgelu"
 ARCHITECTURES: Mapping[str, str] = {
     "clip-b32": "ViT-B-32-quickgelu",
     "clip-l14": "ViT-L-14-quickgelu",
+    "clip-l14-336": "ViT-L-14-336-quickgelu",
     "clip-h14": "ViT-H-14",
     "pickscore": "ViT-H-14",
     "hpsv2": "ViT-H-14",
@@ -60,8 +61,8 @@ class Clip:
         self.model = model
         self.tokenizer = tokenizer
 
-    def image_features(self, images: Float[Tensor, "b 3 224 224"]) -> Float[Tensor, "b d"]:
-        """Unit vectors of pictures that ``PREPROCESS["clip224"]`` has prepared."""
+    def image_features(self, images: Float[Tensor, "b 3 px px"]) -> Float[Tensor, "b d"]:
+        """Unit vectors of pictures that `PREPROCESS` has prepared, as `NETWORKS` says."""
         found: Tensor = self.model.encode_image(images, normalize=True)  # type: ignore[operator]
         return found
 

@@ -53,7 +53,7 @@ class Moments:
     @classmethod
     def of(cls, features: Float[Tensor, "n d"]) -> Self:
         """Those of one batch, in two passes; an empty batch changes nothing it is merged into."""
-        rows = _in_double(features)
+        rows = in_double(features)
         mean = rows.sum(dim=0) / max(1, len(rows))
         centred = rows - mean
         return cls(len(rows), mean, centred.T @ centred)
@@ -103,7 +103,7 @@ def frechet_distance_features(
     Raises:
         ItemError: A set of fewer than two rows, or features out of all range.
     """
-    ours, theirs = _in_double(outputs), _in_double(references)
+    ours, theirs = in_double(outputs), in_double(references)
     factors = _factor_of_rows(ours), _factor_of_rows(theirs)
     return _distance(ours.mean(dim=0), factors[0], theirs.mean(dim=0), factors[1])
 
@@ -241,20 +241,20 @@ def _factor_of_rows(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "_r d"]:
 def _mmd(a: Table, b: Table, block: int) -> float:
     between = sum(
         float(_kernel(_tile(a, i), _tile(b, j)).sum())
-        for i in _spans(len(a), block)
-        for j in _spans(len(b), block)
+        for i in spans(len(a), block)
+        for j in spans(len(b), block)
     )
     return _within(a, block) + _within(b, block) - 2 * between / (len(a) * len(b))
 
 
 def _within(table: Table, block: int) -> float:
     """Mean over ordered pairs of different rows; a row is no evidence about itself."""
-    spans, total = _spans(len(table), block), 0.0
-    for index, span in enumerate(spans):
+    tiles, total = spans(len(table), block), 0.0
+    for index, span in enumerate(tiles):
         rows = _tile(table, span)
         own = _kernel(rows, rows)
         total += float(own.sum() - own.diagonal().sum())
-        total += sum(2 * float(_kernel(rows, _tile(table, j)).sum()) for j in spans[index + 1 :])
+        total += sum(2 * float(_kernel(rows, _tile(table, j)).sum()) for j in tiles[index + 1 :])
     return total / (len(table) * (len(table) - 1))
 
 
@@ -262,15 +262,21 @@ def _kernel(x: Float64[Tensor, "a d"], y: Float64[Tensor, "b d"]) -> Float64[Ten
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _spans(rows: int, block: int) -> list[slice]:
+def spans(rows: int, block: int) -> list[slice]:
+    """All rows in order, so many at a time."""
     return [slice(start, min(start + block, rows)) for start in range(0, rows, block)]
 
 
 def _tile(table: Table, span: slice) -> Float64[Tensor, "_n _d"]:
-    return _in_double(table[span])
+    return in_double(table[span])
 
 
-def _in_double(features: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+def in_double(features: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
+    """Features to be summed.
+
+    Raises:
+        ItemError: Some are not finite.
+    """
     if not torch.isfinite(features).all():
         raise ItemError(
             "some features are not finite",
@@ -281,11 +287,11 @@ def _in_double(features: Float[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
 
 def _draw(table: Table, generator: torch.Generator) -> Float64[Tensor, "_n _d"]:
     chosen = torch.randperm(len(table), generator=generator)[:KID_SUBSET_SIZE]
-    return _in_double(table[chosen])
+    return in_double(table[chosen])
 
 
 def _moments(table: Table, chosen: Tensor, block: int = 2048) -> Moments:
-    parts = [Moments.of(_tile(table, span)[chosen[span]]) for span in _spans(len(table), block)]
+    parts = [Moments.of(_tile(table, span)[chosen[span]]) for span in spans(len(table), block)]
     total = parts[0]
     for part in parts[1:]:
         total = total.merge(part)

@@ -1,8 +1,9 @@
 """What a metric is, and what it may ask of the output it scores.
 
-``kind`` *row* gives a number for every output, *set* one for all outputs of a method, *overall* one
-for a method beside the others. What a row needs is named, not loaded: columns of the manifest,
-networks (dense, run per pair of pictures) and extractors (one vector per picture, kept in a cache).
+``kind`` *row* gives a number for every output, *pool* one for every output that depends on all
+others of its method, *set* one for all outputs of a method, *overall* one for a method beside the
+others. What a row needs is named, not loaded: columns of the manifest, networks (dense, run per
+pair of pictures) and extractors (one vector per picture, kept in a cache).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from stylecli.evaluation.networks import NETWORKS
 
 Better = Literal["higher", "lower"]
+Distance = Literal["frechet", "frechet limit", "kid", "cmmd", "cmmd unbiased"]
 PAIR = ("pair_size", "aspect")
 MASKED = (*PAIR, "mask_polarity")
 # Of the recipe section `evaluate`, those that change a number.
@@ -77,14 +79,17 @@ class Metric:
         scale: How the number is scaled, where authors differ.
         compute: For kind *row*.
         reads: For those that read a text: which. It may touch words and settings, and no picture.
-        fid: For *set* metrics: the extractor whose features are compared.
+        fid: For *set* and *pool* metrics: the extractor whose features are compared.
+        distance: For *set* metrics: of what kind.
         lpips: For ArtFID forms: the row metric of its content term.
+        similar: The extractor whose cosines the number is made of: for these it can be said which
+            families of references they tell apart.
     """
 
     name: str
     better: Better
     definition: str
-    kind: Literal["row", "set", "overall"] = "row"
+    kind: Literal["row", "pool", "set", "overall"] = "row"
     version: int = 1
     low: float = float("-inf")
     high: float = float("inf")
@@ -95,7 +100,9 @@ class Metric:
     compute: Callable[[Row], float] | None = None
     reads: Callable[[Row], str] | None = None
     fid: str = ""
+    distance: Distance = "frechet"
     lpips: str = ""
+    similar: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:

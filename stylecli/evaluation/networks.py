@@ -1,8 +1,8 @@
 """The networks behind the metrics: what fills each, what it is shown, how it is made.
 
-A network with preprocessing is an extractor: one vector per picture, kept in a cache. The others
-are dense, and run on the pair of pictures that a row asks about. Pocket's own ship with the package
-and need no file here.
+A network that is shown pictures in one way is an extractor: one vector per picture, kept in a
+cache. Others are dense, and run on the pair of pictures that a row asks about, or give maps of one
+picture (taps). Pocket's own ship with the package and need no file here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Network:
     Attributes:
         needs: Files of `published.WEIGHTS` it is filled from.
         shown: Key of `pixels.PREPROCESS`; empty for a dense network.
+        tapped: Key of `pixels.PREPROCESS` for its maps; empty if it is not asked for any.
+        taps: Names of the places whose maps a row gets, in order.
         any_size: Its inputs differ in size, so they go through one by one.
         load: From the tensors of each file, and the first file's name for messages; None for
             pocket's.
@@ -33,6 +35,8 @@ class Network:
 
     needs: tuple[str, ...] = ()
     shown: str = ""
+    tapped: str = ""
+    taps: tuple[str, ...] = ()
     any_size: bool = False
     load: Callable[[Tables, str], Any] | None = None
     context: int = 0
@@ -130,16 +134,38 @@ def _clip_of(
     )
 
 
+def _dinov2_large(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.dino import LARGE, dinov2
+
+    return dinov2(tables[0], file=file, config=LARGE)
+
+
+def _dino(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.dino import dino
+
+    return dino(tables[0], file=file)
+
+
+def _csd(tables: Tables, file: str) -> Any:
+    from stylecli.evaluation.csd import csd_network
+
+    return csd_network(tables[0], file=file)
+
+
+GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
 NETWORKS: Mapping[str, Network] = {
     "lpips-alex": Network(needs=("alexnet",), load=partial(_lpips, "alex")),
     "lpips-vgg": Network(needs=("vgg16",), load=partial(_lpips, "vgg")),
-    "vgg19": Network(needs=("vgg19",), load=_vgg19),
+    "vgg19": Network(needs=("vgg19",), tapped="vgg512", taps=GRAM_TAPS, load=_vgg19),
     "inception": Network(needs=("inception",), shown="fid299", load=_inception),
     "art-inception": Network(
         needs=("artfid",), shown="artfid512", any_size=True, load=_art_inception
     ),
     "clip-b32": _clip_of("clip-b32"),
     "clip-l14": _clip_of("clip-l14"),
+    "clip-l14-336": _clip_of("clip-l14-336", shown="clip336sq"),
     "clip-h14": _clip_of("clip-h14"),
     "aesthetic": Network(needs=("aesthetic",), load=_aesthetic),
     "pickscore": _clip_of("pickscore", load=_pickscore),
@@ -150,7 +176,17 @@ NETWORKS: Mapping[str, Network] = {
         context=35,
         truncated=_truncated_by_bert,
     ),
+    "csd": Network(needs=("csd",), shown="clip224", load=_csd),
     "dinov2": Network(needs=("dinov2-base",), shown="dinov2_224", load=_dinov2),
+    "dinov2-large": Network(needs=("dinov2-large",), shown="dinov2_224", load=_dinov2_large),
+    # The same file as a network of its own: who asks for maps needs no vectors.
+    "dinov2-maps": Network(
+        needs=("dinov2-base",),
+        tapped="dinov2_224",
+        taps=("block3", "block6", "block9", "patches"),
+        load=_dinov2,
+    ),
+    "dino-vitb8": Network(needs=("dino-vitb8",), tapped="dino224", taps=("keys",), load=_dino),
     "pocket-lpips": Network(),
     "pocket-embedding": Network(shown="pocket64"),
     "pocket-clip": Network(shown="pocket64"),

@@ -115,8 +115,20 @@ def _clip224(pixels: Tensor) -> Tensor:
     return _normalised(unit(center_crop(resized, 224)), CLIP_MEAN, CLIP_STD)
 
 
+def _clip336sq(pixels: Tensor) -> Tensor:
+    # Cut first, then scaled: the other order of `clip224`, as CMMD's authors do it.
+    height, width = pixels.shape[:2]
+    square = center_crop(pixels, min(height, width))
+    return _normalised(unit(resize_u8(square, (336, 336), "bicubic")), CLIP_MEAN, CLIP_STD)
+
+
 def _letter224(pixels: Tensor) -> Tensor:
     return _normalised(letterbox(pixels, 224), CLIP_MEAN, CLIP_STD)
+
+
+def _dino224(pixels: Tensor) -> Tensor:
+    squashed = resize_u8(pixels, (224, 224), "bicubic")
+    return _normalised(unit(squashed), IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _dinov2_224(pixels: Tensor) -> Tensor:
@@ -138,7 +150,9 @@ PREPROCESS: Mapping[str, Preprocess] = {
         "artfid512": _artfid512,
         "fid299": _fid299,
         "clip224": _clip224,
+        "clip336sq": _clip336sq,
         "letter224": _letter224,
+        "dino224": _dino224,
         "dinov2_224": _dinov2_224,
         "vgg512": _vgg512,
         "pocket64": _pocket64,

@@ -38,8 +38,19 @@ _POCKET = (
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "core": ("lpips", *_FREE, "fid", "kid", "clip_i_style", *_POCKET),
     "pocket": (*_FREE, *_POCKET),
-    "diffstyler": ("artfid", "fid_art", "fid", "kid", "lpips", "clip_i_style", "clip_t_style"),
-    "stylegallery": ("style_match", "gram", "gram_rel", "fid_art", "fid", "kid", "lpips", "artfid"),
+    # What the papers print, and behind it what says more: see `docs/evaluation.md`.
+    "diffstyler": (
+        *("artfid", "fid_art", "fid", "kid", "lpips", "clip_i_style", "clip_t_style"),
+        *("csd_csls", "gram_rel", "cmmd"),
+    ),
+    "stylegallery": (
+        *("style_match", "gram", "gram_rel", "fid_art", "fid", "kid", "lpips", "artfid"),
+        *("csd_csls", "cmmd"),
+    ),
+    "features": (
+        *("csd_csls", "gram_rel", "kid", "csd", "csd_max", "clip_i_style", "dinov2_gram"),
+        *("dino_structure", "dinov2_content", "cas", "cmmd", "cmmd_u", "fd_dinov2"),
+    ),
     "regionroute": (
         *("rsm", "rsm_contrast", "rsm_gain", "lpips_bg", "lpips_bg_strict", "lpips_bg_band"),
         *("mse_bg", "mse_bg_pm1", "mse_bg_sum", "psnr_bg", "bg_shift"),

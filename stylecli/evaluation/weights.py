@@ -8,13 +8,16 @@ computed with weights that were not found.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -28,6 +31,8 @@ SOURCE_KEY = "source_sha256"
 NAMED_KEYS = 4
 # Of a file of words, one a line, which has no tensors and is kept as it is.
 VOCABULARY = ".txt"
+# Where training scripts put the weights, beside their optimiser.
+NESTED = ("state_dict", "model_state_dict")
 
 
 def find(weights: Weights, folder: Path | None = None) -> Path:
@@ -86,13 +91,16 @@ def read(weights: Weights, path: Path) -> dict[str, Tensor]:
             return tensors
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_harmless()):
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its first wrong byte leads to
         raise WeightsError(
             f"{path} cannot be read, or holds more than tensors: {_first_line(error)}",
             fix=_again(weights),
         ) from error
-    nested = found.get("state_dict", found) if isinstance(found, Mapping) else None
+    nested = found if isinstance(found, Mapping) else None
+    for key in NESTED:
+        nested = nested.get(key, nested) if isinstance(nested, Mapping) else None
     if not isinstance(nested, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in nested.items()
     ):
@@ -187,6 +195,21 @@ def load_strictly(
         )
     model.load_state_dict(given)
     model.eval().requires_grad_(False)
+
+
+def _harmless() -> list[Any]:
+    """What training scripts leave beside the weights: their arguments, and numpy's numbers.
+
+    Neither runs code when it is read. What torch lets through anyway is not listed.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")},
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
 
 
 def _is_untrained(tensors: Mapping[str, Tensor]) -> bool:

@@ -15,6 +15,7 @@ class Evaluate(Strict):
     preset: Literal[
         "core",
         "pocket",
+        "features",
         "diffstyler",
         "stylegallery",
         "regionroute",

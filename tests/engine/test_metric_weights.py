@@ -404,7 +404,8 @@ def test_names_are_those_of_the_table(name: str) -> None:
     [
         ("metrics/incepton", "metrics/inception"),
         ("metrics/vgg18", "metrics/vgg1"),
-        ("metrics/dino", "metrics/dinov2-base"),
+        ("metrics/dino", "metrics/dino-vitb8"),
+        ("metrics/dinov2", "metrics/dinov2-base"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(given: str, near: str) -> None:

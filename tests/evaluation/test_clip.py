@@ -141,7 +141,11 @@ def test_a_single_layer_with_another_activation_is_found(
 @pytest.mark.parametrize(
     ("name", "patch", "keys"),
     # Twelve tensors a layer, eight more around pictures and six around texts.
-    [("clip-b32", 32, (12 + 12) * 12 + 14), ("clip-l14", 14, (24 + 12) * 12 + 14)],
+    [
+        ("clip-b32", 32, (12 + 12) * 12 + 14),
+        ("clip-l14", 14, (24 + 12) * 12 + 14),
+        ("clip-l14-336", 14, (24 + 12) * 12 + 14),
+    ],
 )
 def test_names_stand_for_the_published_networks(name: str, patch: int, keys: int) -> None:
     config = open_clip.get_model_config(ARCHITECTURES[name])
@@ -244,6 +248,37 @@ def test_pictures_are_prepared_as_open_clip_prepares_them(height: int, width: in
     pixels = picture(height, width)
     expected = theirs(Image.fromarray(pixels.numpy()))
     torch.testing.assert_close(PREPROCESS["clip224"].apply(pixels), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 173), (90, 41), (336, 336)])
+def test_cmmd_sees_the_middle_square_of_a_picture(height: int, width: int) -> None:
+    pixels = picture(height, width)
+    side = min(height, width)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    square = Image.fromarray(pixels.numpy()).crop((left, top, left + side, top + side))
+    expected = np.array(square.resize((336, 336), Image.Resampling.BICUBIC)) / 255.0
+    expected = ((expected - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1)
+    np.testing.assert_allclose(PREPROCESS["clip336sq"].apply(pixels), expected, atol=1e-6)
+
+
+def test_cmmds_network_sees_336_pixels_through_its_file(tmp_path: Path) -> None:
+    config = copy.deepcopy(TINY)
+    config["vision_cfg"] |= {"image_size": 336}  # type: ignore[operator]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        theirs = open_clip.model.CLIP(**copy.deepcopy(config)).eval()
+        for parameter in theirs.parameters():
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    save_file(theirs.state_dict(), tmp_path / "f.safetensors")
+    row = published.WEIGHTS["clip-l14-336"]
+    tensors = weights.read(row, tmp_path / "f.safetensors")
+    ours = clip_network("clip-l14-336", tensors, file="f", config=config)
+    shown = torch.stack([PREPROCESS["clip336sq"].apply(picture(50, 40 + i)) for i in range(8)])
+    with torch.no_grad():
+        expected = nn.functional.normalize(theirs.encode_image(shown), dim=1)
+        torch.testing.assert_close(ours.image_features(shown), expected, atol=1e-5, rtol=0)
+        alone = torch.cat([ours.image_features(image[None]) for image in shown])
+        torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 def test_only_the_letterbox_has_black_bands() -> None:

@@ -51,6 +51,14 @@ def test_the_byte_kernel_is_pillows_bit_for_bit() -> None:
     )
 
 
+def test_dino_sees_the_whole_picture_squashed() -> None:
+    picture = noise(300, 150)
+    squashed = Image.fromarray(picture.numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+    expected = np.array(squashed) / 255.0 - np.array(pixels.IMAGENET_MEAN)
+    expected = (expected / np.array(pixels.IMAGENET_STD)).transpose(2, 0, 1)
+    np.testing.assert_allclose(PREPROCESS["dino224"].apply(picture), expected, atol=1e-6)
+
+
 def test_clip_sees_the_middle_square_and_nothing_else() -> None:
     picture = noise(224, 448)
     shown = PREPROCESS["clip224"].apply(picture)

@@ -21,10 +21,14 @@ def test_what_a_metric_names_exists(metric: Metric) -> None:
     assert set(metric.settings) <= Evaluate.model_fields.keys()
     assert (metric.compute is None) == (metric.kind != "row")
     assert metric.reads is None or metric.compute is not None
+    assert (metric.fid != "") == (metric.kind in ("set", "pool"))
     assert metric.low < metric.high
     if metric.kind == "set":
         assert NETWORKS[metric.fid].shown
         assert not metric.lpips or METRICS[metric.lpips].kind == "row"
+    if metric.similar:
+        assert metric.similar in metric.uses
+        assert "style" in metric.columns
 
 
 def test_only_pocket_metrics_and_those_without_networks_need_no_file() -> None:
@@ -36,6 +40,8 @@ def test_only_pocket_metrics_and_those_without_networks_need_no_file() -> None:
 
 def test_every_extractor_is_shown_a_known_geometry() -> None:
     assert {n.shown for n in NETWORKS.values() if n.shown} <= PREPROCESS.keys()
+    assert {n.tapped for n in NETWORKS.values() if n.tapped} <= PREPROCESS.keys()
+    assert all(bool(n.tapped) == bool(n.taps) for n in NETWORKS.values())
 
 
 def test_presets_are_those_of_the_recipe_and_name_known_metrics() -> None:
@@ -43,6 +49,11 @@ def test_presets_are_those_of_the_recipe_and_name_known_metrics() -> None:
     assert set(PRESETS) == set(allowed)
     for names in PRESETS.values():
         assert set(names) <= METRICS.keys()
+
+
+def test_the_headline_of_style_is_three_families_of_metrics() -> None:
+    for preset in ("features", "stylegallery", "diffstyler"):
+        assert {"csd_csls", "gram_rel", "kid"} <= set(PRESETS[preset])
 
 
 def test_names_replace_a_preset_and_signs_change_it() -> None:

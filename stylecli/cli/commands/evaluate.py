@@ -110,7 +110,8 @@ def evaluate(
         typer.Option(
             "--preset",
             metavar="NAME",
-            help="core, pocket, diffstyler, stylegallery, regionroute, i2l, leakage, paired, all.",
+            help="core, pocket, features, diffstyler, stylegallery, regionroute, i2l, leakage, "
+            "paired, all.",
             rich_help_panel=JUDGE,
         ),
     ] = None,

@@ -124,7 +124,7 @@ class Columns:
 
 def columns(one: Evaluated) -> Columns:
     """The numbers that rows have, as columns: a hundred thousand rows are read one at a time."""
-    metrics = [name for name, about in one.metrics.items() if about.get("kind") == "row"]
+    metrics = [name for name, about in one.metrics.items() if about.get("kind") in ("row", "pool")]
     index: dict[str, int] = {}
     found: dict[str, dict[str, array[float]]] = {
         metric: {method: array("d") for method in one.real} for metric in metrics

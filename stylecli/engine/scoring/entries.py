@@ -32,8 +32,9 @@ class Entry:
     Attributes:
         content: What tells contents apart: `content_group`, or the picture's digest.
         style: The same for styles.
-        features: Set metric -> keys in the store, of the output and of the styles; only of those
-            that this row can count for.
+        family: `style_family`, where the item has one.
+        features: Metric -> keys in the store, of the output and of the styles; only of those that
+            look at features of many rows, and that this row can count for.
         reasons: Metric -> why it has no value here.
     """
 
@@ -44,11 +45,20 @@ class Entry:
     values: Mapping[str, float]
     features: Mapping[str, tuple[str, ...]]
     reasons: Mapping[str, str]
+    family: str = ""
 
     @classmethod
     def of(cls, scored: Scored, bench: Bench) -> Entry:
         """Of a scored case."""
         case = scored.case
+        extractors = {m.name: m.fid or m.similar for m in bench.metrics if m.fid or m.similar}
+        # Made once for the metrics that share them: there may be a hundred thousand rows.
+        keys = {
+            extractor: tuple(
+                bench.feature_key(extractor, shot) for shot in (case.output, *case.styles)
+            )
+            for extractor in dict.fromkeys(extractors.values())
+        }
         return cls(
             id=case.item.id,
             method=case.method,
@@ -56,13 +66,12 @@ class Entry:
             style=case.item.style_family or digest([shot.key for shot in case.styles]),
             values=scored.values,
             features={
-                metric.name: tuple(
-                    bench.feature_key(metric.fid, shot) for shot in (case.output, *case.styles)
-                )
-                for metric in bench.metrics
-                if metric.kind == "set" and metric.name not in scored.reasons
+                name: keys[extractor]
+                for name, extractor in extractors.items()
+                if name not in scored.reasons
             },
             reasons=scored.reasons,
+            family=case.item.style_family,
         )
 
 
@@ -94,6 +103,7 @@ class Shared:
         self.ids: Words[str] = Words()
         self.contents: Words[str] = Words()
         self.styles: Words[str] = Words()
+        self.families: Words[str] = Words()
         self.keys: Words[str] = Words()
         self.references: Words[tuple[str, ...]] = Words()
         self.reasons: Words[tuple[tuple[str, str], ...]] = Words()
@@ -109,7 +119,9 @@ class Entries(Sequence[Entry]):
     def __init__(self, method: str, shared: Shared) -> None:
         self.method = method
         self.shared = shared
-        self._ids, self._contents, self._styles, self._reasons = (array("i") for _ in range(4))
+        self._ids, self._contents, self._styles, self._families, self._reasons = (
+            array("i") for _ in range(5)
+        )
         self._values: dict[str, array[float]] = {}
         self._outputs: dict[str, array[int]] = {}
         self._references: dict[str, array[int]] = {}
@@ -120,6 +132,7 @@ class Entries(Sequence[Entry]):
         self._ids.append(shared.ids.code(entry.id))
         self._contents.append(shared.contents.code(entry.content))
         self._styles.append(shared.styles.code(entry.style))
+        self._families.append(shared.families.code(entry.family))
         self._reasons.append(shared.reasons.code(tuple(entry.reasons.items())))
         for metric in entry.values.keys() - self._values.keys():
             self._values[metric] = array("d", [math.nan]) * rows
@@ -151,6 +164,7 @@ class Entries(Sequence[Entry]):
             method=self.method,
             content=shared.contents[self._contents[row]],
             style=shared.styles[self._styles[row]],
+            family=shared.families[self._families[row]],
             values={m: c[row] for m, c in self._values.items() if not math.isnan(c[row])},
             features={
                 metric: (
@@ -170,8 +184,8 @@ class Entries(Sequence[Entry]):
         def some(column: array[int]) -> array[int]:
             return array("i", np.asarray(column, dtype=np.int32)[kept].tobytes())
 
-        found._ids, found._contents, found._styles, found._reasons = map(
-            some, (self._ids, self._contents, self._styles, self._reasons)
+        found._ids, found._contents, found._styles, found._families, found._reasons = map(
+            some, (self._ids, self._contents, self._styles, self._families, self._reasons)
         )
         found._values = {
             metric: array("d", np.asarray(column)[kept].tobytes())

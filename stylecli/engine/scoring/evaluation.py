@@ -21,8 +21,8 @@ from stylecli.artifacts.locks import Shard
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, overall, parts, report, sets, summary, texts
-from stylecli.engine.scoring.entries import Entries, Entry, Shared
+from stylecli.engine.scoring import items, overall, parts, pools, report, sets, summary, texts
+from stylecli.engine.scoring.entries import Entries, Entry, Shared, in_columns
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
 from stylecli.engine.scoring.pictures import ANCHORS, Album, Case
@@ -32,6 +32,7 @@ from stylecli.errors import BelowThresholdError, UsageError, WeightsError
 from stylecli.evaluation import statistics, table
 from stylecli.evaluation.comparison import MIN_SHARED, Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.neighbours import Gap
 from stylecli.evaluation.normalising import Ranges
 from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.table import Chosen
@@ -287,7 +288,7 @@ class Evaluation:
         """Score and write every row; what stays of them, by method, the anchors last."""
         shared = Shared()
         entries = {name: Entries(name, shared) for name in self.methods}
-        columns = [metric.name for metric in self.ready if metric.compute]
+        columns = [metric.name for metric in self.parts if metric.kind != "set"]
         with report.row_files(self.wishes.output, columns) as write:
             for scored in self._scored(bench):
                 write(scored)
@@ -296,6 +297,14 @@ class Evaluation:
                 if entry.method not in entries:
                     entries[entry.method] = Entries(entry.method, shared)
                 entries[entry.method].append(entry)
+        if pooled := [metric for metric in self.parts if metric.kind == "pool"]:
+            for metric in pooled:
+                entries = {
+                    method: in_columns(pools.scored(metric, rows, bench.store), shared)
+                    for method, rows in entries.items()
+                }
+            every = (entry for of_method in entries.values() for entry in of_method)
+            report.complete(self.wishes.output, columns, every)
         return entries
 
     def _scored(self, bench: Bench) -> Iterator[Scored]:
@@ -329,15 +338,16 @@ class Evaluation:
                     score = sets.score(metric, own, groups, store)
                     found.append(summary.of_set(metric, method, score))
                 else:
-                    found.append(
-                        summary.of_rows(
-                            metric,
-                            method,
-                            of_method,
-                            seed=self.settings.seed,
-                            resamples=self.settings.resamples,
-                        )
+                    of_rows = summary.of_rows(
+                        metric,
+                        method,
+                        of_method,
+                        seed=self.settings.seed,
+                        resamples=self.settings.resamples,
                     )
+                    if metric.kind == "pool":
+                        of_rows = replace(of_rows, n_references=pools.references(metric, of_method))
+                    found.append(of_rows)
         means = [
             overall.of(metric.name, self.parts, found, entries, self.ranges)
             for metric in self.ready
@@ -354,7 +364,19 @@ class Evaluation:
             compared=self.wishes.compare,
             comparisons=self._compare(entries, groups, store),
             baseline=self.baseline,
+            gaps=self._gaps(entries, store),
         )
+
+    def _gaps(
+        self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore
+    ) -> dict[str, Mapping[str, Gap]]:
+        """Of every metric made of similarities, by the references of all methods together."""
+
+        def every() -> Iterator[Entry]:
+            return (entry for method in self.methods for entry in entries[method])
+
+        found = {m.name: pools.gaps(m, every(), store) for m in self.parts if m.similar}
+        return {name: gaps for name, gaps in found.items() if gaps}
 
     def _compare(
         self,
@@ -369,7 +391,7 @@ class Evaluation:
         for metric in self.parts:
             difference = (
                 summary.difference_of_rows(metric, first, second, self.settings)
-                if metric.kind == "row"
+                if metric.kind != "set"
                 else summary.difference_of_sets(metric, first, second, groups, store)
             )
             found += [difference] if difference else []

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
-from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor
+from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor, undecidable
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.normalising import Overall
@@ -18,6 +18,8 @@ SIGNIFICANT = 0.05
 MOST_COLUMNS = 6
 # Columns that a metric of words, or of the output alone, does not compare with.
 PICTURES = frozenset(("content", "style", "mask", "target"))
+# Names in a note.
+SHOWN = 5
 
 
 def tables(outcome: Outcome) -> list[Table]:
@@ -120,12 +122,19 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             notes.append(f"{metric.name}: items without a value: {counts}")
         if any(a.is_of_one and a.n > 1 for a in own):
             notes.append(f"{metric.name}: one content in one style; ± holds for nothing else")
-        if metric.kind == "set":
+        if metric.kind in ("set", "pool"):
             notes += _about_sets(metric, own)
         if cut := outcome.cuts.get(metric.name):
             notes.append(
                 f"{metric.name}: {cut.truncated} of {cut.texts} texts are longer than the "
                 f"{cut.context} tokens that the network reads"
+            )
+        if blind := undecidable(outcome.gaps.get(metric.name, {})):
+            named = ", ".join(blind[:SHOWN]) + (" …" if len(blind) > SHOWN else "")
+            notes.append(
+                f"{metric.name}: undecided for {len(blind)} of "
+                f"{len(outcome.gaps[metric.name])} families, whose references are no nearer to one "
+                f"another than to another family's: {named}"
             )
     shown = {metric.name for metric in metrics}
     notes += [note for one in outcome.overalls if one.name in shown for note in _about_mean(one)]
@@ -146,7 +155,7 @@ def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
     notes = [f"{metric.name}: {said}"]
     if len({outputs for outputs, _ in counts}) > 1:
         notes.append(f"{metric.name}: not ranked, because the numbers of outputs differ")
-    if not metric.name.endswith("kid") and any(a.is_deficient for a in own):
+    if any(a.is_deficient for a in own):
         notes.append(
             f"{metric.name}: fewer pictures than features, so the value is mostly bias; compare it "
             "only at equal numbers, and read the kid beside it"

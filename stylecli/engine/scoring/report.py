@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 from stylecli.artifacts.files import replacing, to_json, write_atomic
 from stylecli.artifacts.tables import csv_text, latex, markdown
 from stylecli.engine.scoring import printed
+from stylecli.engine.scoring.entries import Entry
 from stylecli.engine.scoring.rows import Scored
-from stylecli.engine.scoring.summary import Aggregate, Outcome
+from stylecli.engine.scoring.summary import Aggregate, Outcome, undecidable
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.normalising import Overall
 
@@ -46,6 +48,30 @@ def row(scored: Scored) -> dict[str, Any]:
 @contextmanager
 def row_files(folder: Path, metrics: Sequence[str]) -> Iterator[Callable[[Scored], None]]:
     """Write rows as they come; the files appear when the last was written."""
+    with _files(folder, metrics) as put:
+        yield lambda scored: put(row(scored))
+
+
+def complete(folder: Path, metrics: Sequence[str], entries: Iterable[Entry]) -> None:
+    """Write the rows again with what could only be known behind the last of them.
+
+    Args:
+        folder: Of the report.
+        metrics: Columns, those of before among them.
+        entries: Of every row.
+    """
+    known = {(entry.method, entry.id): entry for entry in entries}
+    # The old file is read while the new one is still under another name.
+    with (folder / ROWS).open(encoding="utf-8") as lines, _files(folder, metrics) as put:
+        for line in lines:
+            found = json.loads(line)
+            entry = known[found["method"], found["id"]]
+            new = {name: entry.values[name] for name in metrics if name in entry.values}
+            put({**new, **found, "reasons": dict(entry.reasons)})
+
+
+@contextmanager
+def _files(folder: Path, metrics: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     columns = ["id", "method", "output", "content", "style", *metrics, "status"]
     with ExitStack() as files:
         lines = files.enter_context(replacing(folder / ROWS))
@@ -56,14 +82,13 @@ def row_files(folder: Path, metrics: Sequence[str]) -> Iterator[Callable[[Scored
             csv.writer(buffer, lineterminator="\n").writerow(values)
             return buffer.getvalue().encode()
 
-        def write(scored: Scored) -> None:
-            found = row(scored)
+        def put(found: Mapping[str, Any]) -> None:
             lines.write(to_json(found).encode() + b"\n")
-            found["style"] = "|".join(found["style"])
-            table.write(cells([found.get(column, "") for column in columns]))
+            flat = {**found, "style": "|".join(found["style"])}
+            table.write(cells([flat.get(column, "") for column in columns]))
 
         table.write(cells(columns))
-        yield write
+        yield put
 
 
 def write(folder: Path, outcome: Outcome) -> None:
@@ -78,6 +103,13 @@ def write(folder: Path, outcome: Outcome) -> None:
         "methods": {
             method: {a.metric: _figures(a) for a in outcome.aggregates if a.method == method}
             for method in outcome.entries
+        },
+        "discrimination": {
+            name: {
+                "undecidable": undecidable(gaps),
+                "families": {f: {**asdict(gap), "gap": gap.value} for f, gap in gaps.items()},
+            }
+            for name, gaps in outcome.gaps.items()
         },
         "compared": outcome.compared,
         "comparisons": [asdict(one) for one in outcome.comparisons],
@@ -138,5 +170,7 @@ def _figures(one: Aggregate) -> dict[str, object]:
         "reason": one.reason or None,
     }
     if one.n_references is not None:
-        found |= {"n_references": one.n_references, "rank_deficient": one.is_deficient}
+        found["n_references"] = one.n_references
+    if one.is_deficient is not None:
+        found["rank_deficient"] = one.is_deficient
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}

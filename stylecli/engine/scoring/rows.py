@@ -20,7 +20,6 @@ from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
 from stylecli.engine.scoring.texts import Texts
 from stylecli.errors import ItemError
-from stylecli.evaluation.catalogue.style import GRAM_TAPS
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS, shorter_side
@@ -315,11 +314,11 @@ class RowView:
         return str(getattr(self._bench.settings, name))
 
     def _taps(self, network: str, shot: Shot) -> list[Tensor]:
-        model, picture = self.network(network), shot.load()
-        if network == "vgg19":
-            image = PREPROCESS["vgg512"].apply(picture)[None].to(self._device)
-            found = model.taps(image, GRAM_TAPS)
-            return [found[name] for name in GRAM_TAPS]
+        model, picture, about = self.network(network), shot.load(), NETWORKS[network]
+        if about.tapped:
+            image = PREPROCESS[about.tapped].apply(picture)[None].to(self._device)
+            found = model.taps(image, about.taps)
+            return [found[name] for name in about.taps]
         image = images.to_tensor(picture).to(self._device)
         if min(picture.shape[:2]) > POCKET_TAPS_PX:
             size = shorter_side(picture.shape[:2], POCKET_TAPS_PX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from stylecli.artifacts.features import FeatureRows, FeatureStore
 from stylecli.engine.scoring.entries import ABSENT, Entries, Entry, in_columns
 from stylecli.errors import ItemError
 from stylecli.evaluation import frechet
+from stylecli.evaluation.cmmd import KernelSums
 from stylecli.evaluation.frechet import Moments
-from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.metric import Distance, Metric
 
 # Delete-a-group jackknife; see `evaluation.statistics`.
 GROUPS = 20
@@ -95,14 +97,20 @@ def score(
             for group, fid in without.items()
         }
     width = tables[0][0:1].shape[1]
-    is_deficient = min(len(outputs), len(references)) <= width
+    is_fitted = metric.distance.startswith("frechet")
+    is_deficient = is_fitted and min(len(outputs), len(references)) <= width
     return SetScore(value, len(outputs), len(references), without, is_deficient)
 
 
 def _distance(metric: Metric) -> Callable[..., tuple[float, dict[int, float]]]:
-    if metric.name.endswith("kid"):
-        return _kid
-    return _frechet_in_the_limit if metric.name == "fid_inf" else _frechet
+    by_kind: dict[Distance, Callable[..., tuple[float, dict[int, float]]]] = {
+        "frechet": _frechet,
+        "frechet limit": _frechet_in_the_limit,
+        "kid": _kid,
+        "cmmd": _cmmd,
+        "cmmd unbiased": partial(_cmmd, unbiased=True),
+    }
+    return by_kind[metric.distance]
 
 
 def _frechet_in_the_limit(
@@ -148,6 +156,17 @@ def _kid(
     # Its subsets are drawn at random, so leaving a group out would measure the draw.
     generator = torch.Generator().manual_seed(SUBSETS_SEED)
     return KID_SCALE * frechet.kid(outputs, references, generator=generator), {}
+
+
+def _cmmd(
+    outputs: FeatureRows,
+    references: FeatureRows,
+    groups: Int[Tensor, " n"],
+    *,
+    unbiased: bool = False,
+) -> tuple[float, dict[int, float]]:
+    sums = KernelSums.of(outputs, references, groups)
+    return sums.distance(unbiased=unbiased), dict(sums.jackknife(unbiased=unbiased))
 
 
 def _leaving_out(

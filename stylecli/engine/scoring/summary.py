@@ -26,6 +26,7 @@ from stylecli.engine.scoring.texts import Cut
 from stylecli.evaluation import comparison, statistics
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.neighbours import Gap
 from stylecli.evaluation.normalising import Overall
 from stylecli.evaluation.statistics import Interval
 from stylecli.recipe.scoring import Evaluate
@@ -54,7 +55,7 @@ class Aggregate:
     n: int = 0
     n_missing: int = 0
     n_references: int | None = None
-    is_deficient: bool = False
+    is_deficient: bool | None = None
     rel: float | None = None
     reason: str = ""
     is_of_one: bool = False
@@ -75,6 +76,7 @@ class Outcome:
         comparisons: Of the two methods in `compared`.
         overalls: What the means over metrics were made of.
         cuts: Metric -> texts that were too long for its network.
+        gaps: Metric -> family of references -> whether it can be told from the others.
     """
 
     metrics: Sequence[Metric]
@@ -86,6 +88,7 @@ class Outcome:
     baseline: Baseline | None
     overalls: Sequence[Overall] = ()
     cuts: Mapping[str, Cut] = field(default_factory=dict)
+    gaps: Mapping[str, Mapping[str, Gap]] = field(default_factory=dict)
 
 
 NOTHING = Interval(math.nan, math.nan, math.nan, math.nan, "none")
@@ -148,7 +151,7 @@ def with_rel(
     kinds = {metric.name: metric.kind for metric in metrics}
     found = []
     for one in aggregates:
-        if kinds[one.metric] != "row":
+        if kinds[one.metric] not in ("row", "pool"):
             found.append(one)
             continue
         own = columns[one.method]
@@ -187,6 +190,11 @@ def detectors(metrics: Sequence[Metric], aggregates: Sequence[Aggregate]) -> lis
         if "style" in metric.columns and real and copied > max(real):
             found.append(metric.name)
     return found
+
+
+def undecidable(gaps: Mapping[str, Gap]) -> list[str]:
+    """Families whose references are no nearer to one another than to some other family's."""
+    return [family for family, gap in gaps.items() if gap.value <= 0]
 
 
 def is_anchor(method: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stylecli.evaluation import content, metrics, palette
+from stylecli.evaluation import content, layout, metrics, palette
 from stylecli.evaluation import lpips as lpips_module
 from stylecli.evaluation.catalogue.asking import (
     MAX_PSNR,
@@ -12,6 +12,8 @@ from stylecli.evaluation.catalogue.asking import (
     pocket_lpips_of,
 )
 from stylecli.evaluation.metric import Row, of_content
+
+STRUCTURE_SCALE = 1000
 
 
 def lpips(row: Row) -> float:
@@ -50,6 +52,21 @@ def edge_correlation(row: Row) -> float:
 
 def delta_e(row: Row) -> float:
     return float(palette.delta_e(row.picture("output"), row.picture("content")))
+
+
+def dino_structure(row: Row) -> float:
+    (output,), (content,) = (row.taps("dino-vitb8", role)[0] for role in ("output", "content"))
+    return STRUCTURE_SCALE * float(layout.structure_distance(output, content))
+
+
+def dinov2_content(row: Row) -> float:
+    output, content = (row.embeddings("dinov2", role) for role in ("output", "content"))
+    return float(output @ content.T)
+
+
+def cas(row: Row) -> float:
+    output, content = (row.taps("dinov2-maps", role)[0][-1] for role in ("output", "content"))
+    return float(layout.content_distance(output, content))
 
 
 def pocket_lpips(row: Row) -> float:
@@ -109,6 +126,36 @@ ROWS = (
     ),
     of_content(
         "delta_e", "lower", "mean CIE76 colour difference to the content", low=0, compute=delta_e
+    ),
+    of_content(
+        "dino_structure",
+        "lower",
+        "self-similarity of DINO ViT-B/8 keys, mean squared difference",
+        low=0,
+        uses=("dino-vitb8",),
+        settings=(),
+        scale="x 1000",
+        compute=dino_structure,
+    ),
+    of_content(
+        "dinov2_content",
+        "higher",
+        "DINOv2 ViT-B/14 class-token cosine to the content",
+        low=-1,
+        high=1,
+        uses=("dinov2",),
+        settings=(),
+        compute=dinov2_content,
+    ),
+    of_content(
+        "cas",
+        "lower",
+        "DINOv2 ViT-B/14 patches, each channel standardised, mean squared difference",
+        low=0,
+        high=4,
+        uses=("dinov2-maps",),
+        settings=(),
+        compute=cas,
     ),
     of_content(
         "pocket-lpips",

@@ -11,9 +11,10 @@ from stylecli.evaluation import matching, metrics, palette
 from stylecli.evaluation.catalogue.asking import mean, style_cosine
 from stylecli.evaluation.matching import MatchScore
 from stylecli.evaluation.metric import Row, of_style
+from stylecli.evaluation.networks import GRAM_TAPS, NETWORKS
 
-GRAM_TAPS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 MATCH_TAPS = ("relu3_1", "relu4_1")
+MAPS = "dinov2-maps"
 
 
 def gram(row: Row) -> float:
@@ -61,6 +62,21 @@ def color_sw(row: Row) -> float:
 
 def clip_i_style(row: Row) -> float:
     return style_cosine(row, "clip-l14", "output")
+
+
+def csd(row: Row) -> float:
+    return style_cosine(row, "csd", "output")
+
+
+def csd_max(row: Row) -> float:
+    """The nearest reference: a transfer of one of several is not punished for the others."""
+    return float((row.embeddings("csd", "style") @ row.embeddings("csd", "output").T).max())
+
+
+def dinov2_gram(row: Row) -> float:
+    """Of the blocks, and not of the last one's patches, which know things rather than strokes."""
+    chosen = slice(NETWORKS[MAPS].taps.index("patches"))
+    return mean(metrics.gram_rel(a[chosen], b[chosen]) for a, b in _tap_pairs(row, MAPS))
 
 
 def pocket_clip_style(row: Row) -> float:
@@ -133,6 +149,46 @@ ROWS = (
         high=1,
         uses=("clip-l14",),
         compute=clip_i_style,
+        similar="clip-l14",
+    ),
+    of_style(
+        "csd",
+        "higher",
+        "CSD style cosine, mean over the references",
+        low=-1,
+        high=1,
+        uses=("csd",),
+        compute=csd,
+        similar="csd",
+    ),
+    of_style(
+        "csd_max",
+        "higher",
+        "the same to the nearest reference",
+        low=-1,
+        high=1,
+        uses=("csd",),
+        compute=csd_max,
+        similar="csd",
+    ),
+    of_style(
+        "csd_csls",
+        "higher",
+        "2 csd - r(output) - r(style), r: mean csd to the 10 nearest of the other side",
+        kind="pool",
+        low=-4,
+        high=4,
+        uses=("csd",),
+        fid="csd",
+        similar="csd",
+    ),
+    of_style(
+        "dinov2_gram",
+        "lower",
+        "relative Gram distance of DINOv2 ViT-B/14 patches, blocks 3, 6, 9",
+        low=0,
+        uses=(MAPS,),
+        compute=dinov2_gram,
     ),
     of_style(
         "pocket-gram",
@@ -150,5 +206,6 @@ ROWS = (
         high=1,
         uses=("pocket-clip",),
         compute=pocket_clip_style,
+        similar="pocket-clip",
     ),
 )
