@@ -141,7 +141,8 @@
   function asked(question, id) {
     const answers = kept.answers[id] || {};
     const radios = choices.map(([value, text]) => {
-      const radio = make("input", { type: "radio", name: question.key, value, "aria-label": text });
+      // A radio called "style" would stand for the style of its form.
+      const radio = make("input", { type: "radio", name: `answer-${question.key}`, value, "aria-label": text });
       radio.checked = answers[question.key] === value;
       radio.addEventListener("change", () => answer(question.key, value));
       return make("label", {}, radio, make("span", { "aria-hidden": "true" }, text));
