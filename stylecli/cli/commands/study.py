@@ -76,7 +76,8 @@ def make(
         _texts("--against", "NAME", "Another method; repeatable; default: all others.", WHAT),
     ] = None,
     all_pairs: Annotated[
-        bool, typer.Option(help="Others against one another too.", rich_help_panel=WHAT)
+        bool,
+        typer.Option("--all-pairs", help="Others against one another too.", rich_help_panel=WHAT),
     ] = False,
     items: Annotated[
         int | None,
@@ -93,7 +94,7 @@ def make(
         _texts("--question", "TEXT", "content, style, overall or your own; repeatable.", ASKED),
     ] = None,
     ties: Annotated[
-        bool, typer.Option("--ties", help="Allow “no difference”.", rich_help_panel=ASKED)
+        bool, typer.Option("--ties", help="Allow 'no difference'.", rich_help_panel=ASKED)
     ] = False,
     per_rater: Annotated[
         int | None,

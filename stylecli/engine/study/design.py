@@ -6,6 +6,7 @@ The page computes the same in `assets/study/study.js`; a test holds the two agai
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -66,6 +67,11 @@ class Design:
     def length(self) -> int:
         """What one rater votes on."""
         return self.per_rater + sum(self.checks)
+
+    @property
+    def round(self) -> int:
+        """Raters in turn until all items were handed out equally often."""
+        return math.lcm(len(self.items), self.per_rater) // self.per_rater
 
     def places(self, rater: str) -> list[Place]:
         """What the rater meets, in that order.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,31 +166,27 @@ def row(made: Made) -> dict[str, Any]:
         "methods": made.key.methods,
         "items": len(design.items),
         "per_rater": design.length,
-        "raters_for_a_round": _round(design),
+        "raters_for_a_round": design.round,
     }
 
 
 def notes(made: Made) -> list[str]:
     """What to know before the page is given to raters."""
     design = made.key.design
+    checks = sum(design.checks)
     said = [
-        f"{len(design.items)} pairs; each rater sees {design.per_rater} and "
-        f"{sum(design.checks)} checks; keep {KEY} to yourself"
+        f"{len(design.items)} pairs; each rater sees {design.per_rater} and {checks} "
+        f"check{'s' * (checks > 1)}; keep {KEY} to yourself"
     ]
-    if _round(design) > 1:
+    if design.round > 1:
         said.append(
-            f"call the raters 1, 2, 3, …: after every {_round(design)} of them each pair was seen "
+            f"call the raters 1, 2, 3, …: after every {design.round} of them each pair was seen "
             "equally often"
         )
     if made.incomplete:
         some = ", ".join(made.incomplete[:3]) + ", …" * (len(made.incomplete) > 3)
         said.append(f"left out, as not every method has them: {len(made.incomplete)} ({some})")
     return said
-
-
-def _round(design: Design) -> int:
-    """Raters in turn until everything was handed out equally often."""
-    return math.lcm(len(design.items), design.per_rater) // design.per_rater
 
 
 def _methods(found: Sequence[Item], wanted: Wanted) -> list[str]:

@@ -24,6 +24,9 @@ CONSENT = (
     "for research."
 )
 STUDY_DIGITS = 16
+# What people take for one question, as a promise of how long it will be.
+ANSWER_SECONDS = 5
+STYLES = ("report/report.css", "study/study.css")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def render(
         lstrip_blocks=True,
     )
     template = environment.get_template("page.html.j2")
+    count = told["perRater"] + sum(told["checks"])
     # Random names sort at random: their order tells nothing either.
     sources = {name: _source(name, pictures[name], beside=beside) for name in sorted(pictures)}
 
@@ -66,8 +70,8 @@ def render(
             title=texts.title,
             paragraphs=[part.strip() for part in (texts.instructions or "").split("\n\n") if part],
             consent=texts.consent,
-            seconds_each=len(told["questions"]) * 5,
-            count=told["perRater"] + sum(told["checks"]),
+            count=count,
+            minutes=max(1, round(count * len(told["questions"]) * ANSWER_SECONDS / 60)),
             ties=told["ties"],
             data=Markup(_json({**told, "study": study})),  # noqa: S704  escaped for scripts
             pictures=Markup(_json(sources)),  # noqa: S704  the same
@@ -81,9 +85,6 @@ def render(
     seen = hashlib.sha256(b"".join(pictures[name] for name in sources)).hexdigest()
     study = digest(page(""), seen)[:STUDY_DIGITS]
     return study, page(study).encode()
-
-
-STYLES = ("report/report.css", "study/study.css")
 
 
 def _source(name: str, data: bytes, *, beside: bool) -> str:
