@@ -50,6 +50,7 @@ from stylecli.cli.commands import (
     runs,
     speed,
     status,
+    study,
     transfer,
 )
 from stylecli.cli.console import console
@@ -85,6 +86,7 @@ class Command:
 
 GROUPS = {
     "analyze": "Look at what goes on inside the model.",
+    "study": "Ask people which results they prefer, and count their votes.",
     "lora": "Look into LoRA files, combine them, and give them another layout.",
     "recipes": "List, show and check recipes.",
     "models": "List, fetch and check the weights of backbones and metrics.",
@@ -107,6 +109,8 @@ COMMANDS = (
     Command("invert", transfer.invert, MAKE),
     Command("evaluate", evaluate.evaluate, JUDGE),
     Command("bench-glyphs", bench.bench_glyphs, JUDGE),
+    Command("study make", study.make, JUDGE),
+    Command("study tally", study.tally, JUDGE),
     Command("analyze features", analyze.features, JUDGE),
     Command("status", status.status, JUDGE),
     Command("report", report.report, JUDGE),

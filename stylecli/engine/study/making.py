@@ -1,0 +1,295 @@
+"""From results of several methods to a page for raters, and the key that stays at home."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stylecli.artifacts import store
+from stylecli.artifacts.files import to_json, write_atomic
+from stylecli.engine.context import Reporter
+from stylecli.engine.scoring import items as results
+from stylecli.engine.scoring.items import Asked, Item
+from stylecli.engine.study import page, pairing, pictures, questions
+from stylecli.engine.study.design import Design, digest
+from stylecli.engine.study.key import COPY, KEY, PAGE, PICTURES, Key, Pair
+from stylecli.errors import ImageError, InputError, OutputDiffersError, UsageError
+from stylecli.recipe.scoring import Evaluate
+
+NAME_DIGITS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The study that is asked for.
+
+    Attributes:
+        against: Methods to compare with ours; all others where none is named.
+        all_pairs: Also those against one another.
+        questions: Names of ours, or texts; see `questions.chosen`.
+        per_rater: Items for each rater; None: all of them.
+        items: Results at most, drawn by the seed.
+        beside: Pictures in a folder beside the page instead of in it.
+    """
+
+    output: Path
+    ours: str
+    against: Sequence[str] = ()
+    all_pairs: bool = False
+    questions: Sequence[str] = ()
+    ties: bool = False
+    per_rater: int | None = None
+    items: int | None = None
+    side_px: int = 512
+    beside: bool = False
+    seed: int = 0
+    title: str = page.TITLE
+    instructions: str | None = None
+    consent: str = page.CONSENT
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A study that is there.
+
+    Attributes:
+        failures: Results with a picture that cannot be read; they are not in the study.
+        incomplete: Results that not every method has; they neither.
+        is_new: False where the folder held the same study already.
+    """
+
+    folder: Path
+    key: Key
+    failures: Mapping[str, ImageError]
+    incomplete: Sequence[str]
+    is_new: bool
+
+
+@dataclass(slots=True)
+class _Gallery:
+    """Encoded pictures, each once."""
+
+    secret: str
+    by_name: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, data: bytes) -> str:
+        """A name that tells nothing of where the picture comes from."""
+        name = digest(self.secret, hashlib.sha256(data).hexdigest())[:NAME_DIGITS]
+        self.by_name[name] = data
+        return name
+
+
+def make(asked: Asked, wanted: Wanted, settings: Evaluate, reporter: Reporter) -> Made:
+    """Write the page, its pictures and the key; the same results and wishes give the same bytes.
+
+    Raises:
+        InputError: Nothing to compare: one method only, no result that all have, no readable one.
+        UsageError: Wishes that do not fit together, or a text that names a method.
+        OutputDiffersError: The folder holds another study; votes may have been cast on it.
+        ItemError: It cannot be written.
+    """
+    asking = questions.chosen(wanted.questions)
+    found = results.collect(asked, settings)
+    methods = _methods(found, wanted)
+    texts = [wanted.title, wanted.instructions or "", wanted.consent, *wanted.questions]
+    questions.check_silent([text for text in texts if text not in questions.KNOWN], methods)
+    tasks, incomplete = _tasks(found, methods, wanted)
+    questions.check_needs(asking, [item for task in tasks.values() for item in task.values()])
+    hashes = {id_: _hashes(task) for id_, task in tasks.items()}
+    # What only those know who have the files: no reader of the page can make the names anew.
+    gallery = _Gallery(digest(str(wanted.seed), to_json([methods, hashes])))
+    shown: dict[str, dict[str, Any]] = {}
+    failures: dict[str, ImageError] = {}
+    with reporter.task("pictures", len(tasks)) as progress:
+        for id_, task in tasks.items():
+            try:
+                shown[id_] = _shown(task, wanted.side_px, gallery)
+            except ImageError as error:
+                failures[id_] = error
+            progress.advance()
+    if not shown:
+        raise InputError("no result can be shown", fix=next(iter(failures.values())).what)
+    meetings = pairing.meetings(methods, all_pairs=wanted.all_pairs)
+    pairs = pairing.items(list(shown), meetings, hashes, gallery.secret)
+    if questions.STYLE in [question.key for question in asking]:
+        having = [id_ for id_, names in shown.items() if names["content"]]
+        copies = pairing.copies(having, methods, hashes, gallery.secret)
+    else:
+        copies = {}
+    design = Design(
+        seed=wanted.seed,
+        items=tuple(pairs),
+        copies=tuple(copies),
+        per_rater=_per_rater(wanted.per_rater, len(pairs)),
+    )
+    told = {
+        "seed": wanted.seed,
+        "ties": wanted.ties,
+        "perRater": design.per_rater,
+        "checks": design.checks,
+        "questions": [{"key": one.key, "text": one.text} for one in asking],
+        "items": [_item(id_, pair, shown) for id_, pair in pairs.items()],
+        "copies": [_item(id_, pair, shown) for id_, pair in copies.items()],
+    }
+    texts_of_page = page.Texts(wanted.title, wanted.instructions, wanted.consent)
+    study, html = page.render(texts_of_page, told, gallery.by_name, beside=wanted.beside)
+    files = {PAGE: html}
+    if wanted.beside:
+        files |= {
+            f"{PICTURES}/{name}{pictures.SUFFIX}": data for name, data in gallery.by_name.items()
+        }
+    key = Key(
+        study=study,
+        methods=tuple(methods),
+        questions=tuple(asking),
+        ties=wanted.ties,
+        design=design,
+        pairs=pairs | copies,
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    is_new = _write(wanted, key, files)
+    return Made(wanted.output, key, failures, incomplete, is_new)
+
+
+def row(made: Made) -> dict[str, Any]:
+    """For programs, and for the summary."""
+    design = made.key.design
+    return {
+        "output": str(made.folder / PAGE),
+        "status": "done" if made.is_new else "skipped",
+        "key": str(made.folder / KEY),
+        "study": made.key.study,
+        "methods": made.key.methods,
+        "items": len(design.items),
+        "per_rater": design.length,
+        "raters_for_a_round": design.round,
+    }
+
+
+def notes(made: Made) -> list[str]:
+    """What to know before the page is given to raters."""
+    design = made.key.design
+    checks = sum(design.checks)
+    said = [
+        f"{len(design.items)} pairs; each rater sees {design.per_rater} and {checks} "
+        f"check{'s' * (checks > 1)}; keep {KEY} to yourself"
+    ]
+    if design.round > 1:
+        said.append(
+            f"call the raters 1, 2, 3, …: after every {design.round} of them each pair was seen "
+            "equally often"
+        )
+    if made.incomplete:
+        some = ", ".join(made.incomplete[:3]) + ", …" * (len(made.incomplete) > 3)
+        said.append(f"left out, as not every method has them: {len(made.incomplete)} ({some})")
+    return said
+
+
+def _methods(found: Sequence[Item], wanted: Wanted) -> list[str]:
+    """Ours and then the others, in the order they were named or met."""
+    ours = results.choose_method(found, wanted.ours)
+    others = list(dict.fromkeys(item.method for item in found if item.method != ours))
+    if not others:
+        raise InputError(
+            f"all results are of one method, {ours!r}: there is nothing to compare",
+            fix="add results of another, in the manifest or as a folder",
+        )
+    if ours in wanted.against:
+        raise UsageError(f"--against {ours} is --ours", fix="name another method")
+    if wanted.against:
+        others = [results.choose_method(found, name) for name in dict.fromkeys(wanted.against)]
+    return [ours, *others]
+
+
+def _tasks(
+    found: Sequence[Item], methods: Sequence[str], wanted: Wanted
+) -> tuple[dict[str, dict[str, Item]], list[str]]:
+    """Id -> method -> result, for what all methods have; and the ids that some lack."""
+    every: dict[str, dict[str, Item]] = {}
+    for item in found:
+        if item.method in methods:
+            every.setdefault(item.id, {})[item.method] = item
+    whole = [id_ for id_, task in every.items() if len(task) == len(methods)]
+    if not whole:
+        raise InputError(
+            f"no result is of all methods: {', '.join(methods)}",
+            fix="equal ids are equal tasks: check the column id, or the names in the folders",
+        )
+    drawn = set(sorted(whole, key=lambda id_: digest(str(wanted.seed), id_))[: wanted.items])
+    incomplete = [id_ for id_, task in every.items() if len(task) < len(methods)]
+    return {id_: every[id_] for id_ in whole if id_ in drawn}, incomplete
+
+
+def _hashes(task: Mapping[str, Item]) -> dict[str, str]:
+    """Of the files that the two pictures of an item may be."""
+    of = {method: item.output for method, item in task.items()}
+    content = next(iter(task.values())).content
+    return {
+        method: store.file_sha256(path)
+        for method, path in (of | ({COPY: content} if content else {})).items()
+    }
+
+
+def _shown(task: Mapping[str, Item], side_px: int, gallery: _Gallery) -> dict[str, Any]:
+    """Names of the pictures of one task."""
+    any_item = next(iter(task.values()))
+    content = [any_item.content] if any_item.content else []
+    outputs = [item.output for item in task.values()]
+    every = pictures.encoded([*content, *outputs, *any_item.style], side_px)
+    names = [gallery.add(data) for data in every]
+    at = len(content)
+    return {
+        "content": names[0] if content else None,
+        "references": names[at + len(outputs) :],
+        "methods": dict(zip(task, names[at:], strict=False)),
+    }
+
+
+def _item(id_: str, pair: Pair, shown: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """As the page has it."""
+    names = shown[pair.task]
+    of = {**names["methods"], COPY: names["content"]}
+    return {
+        "id": id_,
+        "content": names["content"],
+        "references": names["references"],
+        "first": of[pair.first],
+        "second": of[pair.second],
+    }
+
+
+def _per_rater(wanted: int | None, items: int) -> int:
+    if wanted is not None and wanted > items:
+        raise UsageError(
+            f"--per-rater {wanted}, and there are {items} items", fix=f"{items} at most"
+        )
+    return wanted or items
+
+
+def _write(wanted: Wanted, key: Key, files: Mapping[str, bytes]) -> bool:
+    """Whether anything had to be written; the key comes last and says that all is there."""
+    folder = wanted.output
+    taken = next((name for name in (KEY, PAGE) if (folder / name).exists()), None)
+    if taken and not wanted.overwrite:
+        try:
+            is_same = Key.read(folder).text() == key.text()
+        except InputError:
+            is_same = False
+        if is_same:
+            return False
+        raise OutputDiffersError(
+            f"{folder / taken} is of another study, or damaged; votes may belong to it",
+            fix="choose another --output, or --overwrite",
+        )
+    (folder / KEY).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    for old in folder.glob(f"{PICTURES}/{'[0-9a-f]' * NAME_DIGITS}{pictures.SUFFIX}"):
+        if old.relative_to(folder).as_posix() not in files:
+            old.unlink(missing_ok=True)
+    write_atomic(folder / KEY, key.text().encode())
+    return True
