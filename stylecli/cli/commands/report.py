@@ -16,7 +16,6 @@ PICTURES = "Where things are"
 
 @examples(
     "style report out/ --content photos/ --style styles/",
-    "style report a/ b/ --scores report/ -o compared.html --title 'Two recipes'",
     "style report report/ a/ b/ --content photos/ --style styles/",
 )
 def report(
