@@ -146,6 +146,21 @@ def test_the_same_again_changes_nothing_and_another_is_refused(bench: Bench) -> 
     assert bench.make(title="Another", overwrite=True).key.study != made.key.study
 
 
+@pytest.mark.parametrize("lost", ["key.json", "index.html", "pictures"])
+def test_what_an_interrupted_run_lacks_is_made_by_the_same_command(lost: str, bench: Bench) -> None:
+    made = bench.make(beside=True)
+    before = {path: path.read_bytes() for path in made.folder.rglob("*.*")}
+    for path in before:
+        if lost in (path.name, path.parent.name):
+            path.unlink()
+    assert bench.make(beside=True).is_new
+    assert {path: path.read_bytes() for path in made.folder.rglob("*.*")} == before
+
+
+def test_a_method_may_be_called_as_any_word_of_the_page(tmp_path: Path) -> None:
+    assert Bench(tmp_path).fill(methods=("picture", "research")).make(ours="picture").is_new
+
+
 def test_a_page_of_someone_else_is_not_overwritten(bench: Bench) -> None:
     file = bench.folder / "study" / "index.html"
     file.parent.mkdir()
