@@ -99,15 +99,20 @@ def make(asked: Asked, wanted: Wanted, settings: Evaluate, reporter: Reporter) -
     questions.check_silent(sorted(texts - {page.TITLE, page.CONSENT, *questions.KNOWN}), methods)
     tasks, incomplete = pairing.tasks(found, methods, seed=wanted.seed, most=wanted.items)
     questions.check_needs(asking, [item for task in tasks.values() for item in task.values()])
-    hashes = {id_: _hashes(task) for id_, task in tasks.items()}
+    failures: dict[str, ImageError] = {}
+    hashes: dict[str, dict[str, str]] = {}
+    for id_, task in tasks.items():
+        try:
+            hashes[id_] = _hashes(task)
+        except ImageError as error:
+            failures[id_] = error
     # What only those know who have the files: no reader of the page can make the names anew.
     gallery = _Gallery(digest(str(wanted.seed), to_json([methods, hashes])))
     shown: dict[str, dict[str, Any]] = {}
-    failures: dict[str, ImageError] = {}
-    with reporter.task("pictures", len(tasks)) as progress:
-        for id_, task in tasks.items():
+    with reporter.task("pictures", len(hashes)) as progress:
+        for id_ in hashes:
             try:
-                shown[id_] = _shown(task, wanted.side_px, gallery)
+                shown[id_] = _shown(tasks[id_], wanted.side_px, gallery)
             except ImageError as error:
                 failures[id_] = error
             progress.advance()
@@ -193,10 +198,15 @@ def _hashes(task: Mapping[str, Item]) -> dict[str, str]:
     """Of the files that the two pictures of an item may be."""
     of = {method: item.output for method, item in task.items()}
     content = next(iter(task.values())).content
-    return {
-        method: store.file_sha256(path)
-        for method, path in (of | ({COPY: content} if content else {})).items()
-    }
+    found = {}
+    for method, path in (of | ({COPY: content} if content else {})).items():
+        try:
+            found[method] = store.file_sha256(path)
+        except OSError as error:
+            raise ImageError(
+                f"{path}: {error.strerror or error}", fix="check the name and its permissions"
+            ) from error
+    return found
 
 
 def _shown(task: Mapping[str, Item], side_px: int, gallery: _Gallery) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from stylecli.engine.study import pictures
+from stylecli.engine.study import making, pictures
 from stylecli.engine.study.key import COPY, PICTURES, Key
 from stylecli.errors import ImageError, InputError, OutputDiffersError, UsageError
 from tests.cli.conftest import draw
@@ -242,6 +242,22 @@ def test_a_picture_that_cannot_be_read_takes_its_task_with_it(content: bytes, be
         row["output"].write_bytes(content)
     with pytest.raises(InputError, match="no result can be shown"):
         bench.make(overwrite=True)
+
+
+def test_a_file_that_may_not_be_read_takes_its_task_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, read = bench.rows[4]["output"], making.store.file_sha256
+
+    def refuse(path: Path) -> str:
+        if path == bad:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(making.store, "file_sha256", refuse)
+    made = bench.make()
+    assert made.failures["task-1"].what == f"{bad}: Permission denied"
+    assert len(made.key.design.items) == 6
 
 
 @pytest.mark.parametrize(
