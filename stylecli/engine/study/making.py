@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stylecli.artifacts import store
-from stylecli.artifacts.files import to_json, write_atomic
+from stylecli.artifacts.files import to_json, unwritable, write_atomic
 from stylecli.engine.context import Reporter
 from stylecli.engine.scoring import items as results
 from stylecli.engine.scoring.items import Asked, Item
@@ -94,20 +94,25 @@ def make(asked: Asked, wanted: Wanted, settings: Evaluate, reporter: Reporter) -
     """
     asking = questions.chosen(wanted.questions)
     found = results.collect(asked, settings)
-    methods = _methods(found, wanted)
-    texts = [wanted.title, wanted.instructions or "", wanted.consent, *wanted.questions]
-    questions.check_silent([text for text in texts if text not in questions.KNOWN], methods)
-    tasks, incomplete = _tasks(found, methods, wanted)
+    methods = pairing.methods(found, wanted.ours, wanted.against)
+    texts = {wanted.title, wanted.instructions or "", wanted.consent, *wanted.questions}
+    questions.check_silent(sorted(texts - {page.TITLE, page.CONSENT, *questions.KNOWN}), methods)
+    tasks, incomplete = pairing.tasks(found, methods, seed=wanted.seed, most=wanted.items)
     questions.check_needs(asking, [item for task in tasks.values() for item in task.values()])
-    hashes = {id_: _hashes(task) for id_, task in tasks.items()}
+    failures: dict[str, ImageError] = {}
+    hashes: dict[str, dict[str, str]] = {}
+    for id_, task in tasks.items():
+        try:
+            hashes[id_] = _hashes(task)
+        except ImageError as error:
+            failures[id_] = error
     # What only those know who have the files: no reader of the page can make the names anew.
     gallery = _Gallery(digest(str(wanted.seed), to_json([methods, hashes])))
     shown: dict[str, dict[str, Any]] = {}
-    failures: dict[str, ImageError] = {}
-    with reporter.task("pictures", len(tasks)) as progress:
-        for id_, task in tasks.items():
+    with reporter.task("pictures", len(hashes)) as progress:
+        for id_ in hashes:
             try:
-                shown[id_] = _shown(task, wanted.side_px, gallery)
+                shown[id_] = _shown(tasks[id_], wanted.side_px, gallery)
             except ImageError as error:
                 failures[id_] = error
             progress.advance()
@@ -175,8 +180,8 @@ def notes(made: Made) -> list[str]:
     design = made.key.design
     checks = sum(design.checks)
     said = [
-        f"{len(design.items)} pairs; each rater sees {design.per_rater} and {checks} "
-        f"check{'s' * (checks > 1)}; keep {KEY} to yourself"
+        f"{len(design.items)} pair{'s' * (len(design.items) > 1)}; each rater sees "
+        f"{design.per_rater} and {checks} check{'s' * (checks > 1)}; keep {KEY} to yourself"
     ]
     if design.round > 1:
         said.append(
@@ -189,49 +194,19 @@ def notes(made: Made) -> list[str]:
     return said
 
 
-def _methods(found: Sequence[Item], wanted: Wanted) -> list[str]:
-    """Ours and then the others, in the order they were named or met."""
-    ours = results.choose_method(found, wanted.ours)
-    others = list(dict.fromkeys(item.method for item in found if item.method != ours))
-    if not others:
-        raise InputError(
-            f"all results are of one method, {ours!r}: there is nothing to compare",
-            fix="add results of another, in the manifest or as a folder",
-        )
-    if ours in wanted.against:
-        raise UsageError(f"--against {ours} is --ours", fix="name another method")
-    if wanted.against:
-        others = [results.choose_method(found, name) for name in dict.fromkeys(wanted.against)]
-    return [ours, *others]
-
-
-def _tasks(
-    found: Sequence[Item], methods: Sequence[str], wanted: Wanted
-) -> tuple[dict[str, dict[str, Item]], list[str]]:
-    """Id -> method -> result, for what all methods have; and the ids that some lack."""
-    every: dict[str, dict[str, Item]] = {}
-    for item in found:
-        if item.method in methods:
-            every.setdefault(item.id, {})[item.method] = item
-    whole = [id_ for id_, task in every.items() if len(task) == len(methods)]
-    if not whole:
-        raise InputError(
-            f"no result is of all methods: {', '.join(methods)}",
-            fix="equal ids are equal tasks: check the column id, or the names in the folders",
-        )
-    drawn = set(sorted(whole, key=lambda id_: digest(str(wanted.seed), id_))[: wanted.items])
-    incomplete = [id_ for id_, task in every.items() if len(task) < len(methods)]
-    return {id_: every[id_] for id_ in whole if id_ in drawn}, incomplete
-
-
 def _hashes(task: Mapping[str, Item]) -> dict[str, str]:
     """Of the files that the two pictures of an item may be."""
     of = {method: item.output for method, item in task.items()}
     content = next(iter(task.values())).content
-    return {
-        method: store.file_sha256(path)
-        for method, path in (of | ({COPY: content} if content else {})).items()
-    }
+    found = {}
+    for method, path in (of | ({COPY: content} if content else {})).items():
+        try:
+            found[method] = store.file_sha256(path)
+        except OSError as error:
+            raise ImageError(
+                f"{path}: {error.strerror or error}", fix="check the name and its permissions"
+            ) from error
+    return found
 
 
 def _shown(task: Mapping[str, Item], side_px: int, gallery: _Gallery) -> dict[str, Any]:
@@ -272,24 +247,32 @@ def _per_rater(wanted: int | None, items: int) -> int:
 
 def _write(wanted: Wanted, key: Key, files: Mapping[str, bytes]) -> bool:
     """Whether anything had to be written; the key comes last and says that all is there."""
-    folder = wanted.output
-    taken = next((name for name in (KEY, PAGE) if (folder / name).exists()), None)
-    if taken and not wanted.overwrite:
-        try:
-            is_same = Key.read(folder).text() == key.text()
-        except InputError:
-            is_same = False
-        if is_same:
-            return False
-        raise OutputDiffersError(
-            f"{folder / taken} is of another study, or damaged; votes may belong to it",
-            fix="choose another --output, or --overwrite",
-        )
+    folder, text = wanted.output, key.text().encode()
+    # A page without its key is one that was interrupted, if it is this one.
+    for name, expected in ((KEY, text), (PAGE, files[PAGE])):
+        there = _bytes(folder / name)
+        if there is not None and there != expected and not wanted.overwrite:
+            raise OutputDiffersError(
+                f"{folder / name} is of another study, and votes may belong to it",
+                fix="choose another --output, or --overwrite",
+            )
+    missing = {name: data for name, data in files.items() if _bytes(folder / name) != data}
+    if not missing and _bytes(folder / KEY) == text:
+        return False
     (folder / KEY).unlink(missing_ok=True)
-    for name, data in files.items():
+    for name, data in missing.items():
         write_atomic(folder / name, data)
     for old in folder.glob(f"{PICTURES}/{'[0-9a-f]' * NAME_DIGITS}{pictures.SUFFIX}"):
         if old.relative_to(folder).as_posix() not in files:
             old.unlink(missing_ok=True)
-    write_atomic(folder / KEY, key.text().encode())
+    write_atomic(folder / KEY, text)
     return True
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unwritable(path, error) from error

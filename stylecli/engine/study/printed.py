@@ -13,6 +13,7 @@ from stylecli.engine.study.counting import Count, Share
 
 SCHEMA_VERSION = 1
 SIGNIFICANT = 0.05
+LEAST_P = 0.0001
 
 
 def tables(count: Count) -> list[Table]:
@@ -108,7 +109,7 @@ def _details(count: Count) -> Table:
         limits = (*one.wilson, one.crossed.low, one.crossed.high)
         values = [one.chosen, one.n, one.ties, *(100 * v for v in (one.share, *limits))]
         label = f"{one.question.short}: {one.method} against {one.rival}"
-        rows.append(Row(label, "method", tuple(Cell(v) for v in (*values, one.p, one.p_holm))))
+        rows.append(Row(label, "method", (*map(Cell, values), _p(one.p), _p(one.p_holm))))
     return Table(
         "Every pair",
         columns,
@@ -119,6 +120,11 @@ def _details(count: Count) -> Table:
         ),
         corner="question",
     )
+
+
+def _p(p: float) -> Cell:
+    """No p is 0, however it is rounded."""
+    return Cell(p, text=f"< {LEAST_P}" if p < LEAST_P else None)
 
 
 def _strengths(count: Count) -> Table:
@@ -159,7 +165,7 @@ def _agreement(count: Count) -> Table:
                     *(Cell(one.items), Cell(one.raters)),
                     *(Cell(one.fleiss), Cell(one.krippendorff)),
                     Cell(100 * one.lefts / one.sided if one.sided else None),
-                    Cell(one.side_p),
+                    _p(one.side_p),
                 ),
             )
             for one in count.agreements

@@ -45,7 +45,7 @@ class Rater:
 
 
 def judged(votes: Sequence[Vote], key: Key, fastest_s: float) -> list[Rater]:
-    """All raters by name.
+    """All raters by name, numbers as numbers.
 
     Args:
         fastest_s: Who spends less on half of the items has not looked.
@@ -53,7 +53,13 @@ def judged(votes: Sequence[Vote], key: Key, fastest_s: float) -> list[Rater]:
     by_rater: dict[str, list[Vote]] = {}
     for vote in votes:
         by_rater.setdefault(vote.rater, []).append(vote)
-    return [_judged(name, by_rater[name], key, fastest_s) for name in sorted(by_rater)]
+    return [
+        _judged(name, by_rater[name], key, fastest_s) for name in sorted(by_rater, key=_natural)
+    ]
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _judged(name: str, votes: Sequence[Vote], key: Key, fastest_s: float) -> Rater:

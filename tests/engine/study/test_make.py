@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from stylecli.engine.study import pictures
+from stylecli.engine.study import making, pictures
 from stylecli.engine.study.key import COPY, PICTURES, Key
 from stylecli.errors import ImageError, InputError, OutputDiffersError, UsageError
 from tests.cli.conftest import draw
@@ -146,6 +146,21 @@ def test_the_same_again_changes_nothing_and_another_is_refused(bench: Bench) -> 
     assert bench.make(title="Another", overwrite=True).key.study != made.key.study
 
 
+@pytest.mark.parametrize("lost", ["key.json", "index.html", "pictures"])
+def test_what_an_interrupted_run_lacks_is_made_by_the_same_command(lost: str, bench: Bench) -> None:
+    made = bench.make(beside=True)
+    before = {path: path.read_bytes() for path in made.folder.rglob("*.*")}
+    for path in before:
+        if lost in (path.name, path.parent.name):
+            path.unlink()
+    assert bench.make(beside=True).is_new
+    assert {path: path.read_bytes() for path in made.folder.rglob("*.*")} == before
+
+
+def test_a_method_may_be_called_as_any_word_of_the_page(tmp_path: Path) -> None:
+    assert Bench(tmp_path).fill(methods=("picture", "research")).make(ours="picture").is_new
+
+
 def test_a_page_of_someone_else_is_not_overwritten(bench: Bench) -> None:
     file = bench.folder / "study" / "index.html"
     file.parent.mkdir()
@@ -227,6 +242,22 @@ def test_a_picture_that_cannot_be_read_takes_its_task_with_it(content: bytes, be
         row["output"].write_bytes(content)
     with pytest.raises(InputError, match="no result can be shown"):
         bench.make(overwrite=True)
+
+
+def test_a_file_that_may_not_be_read_takes_its_task_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, read = bench.rows[4]["output"], making.store.file_sha256
+
+    def refuse(path: Path) -> str:
+        if path == bad:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(making.store, "file_sha256", refuse)
+    made = bench.make()
+    assert made.failures["task-1"].what == f"{bad}: Permission denied"
+    assert len(made.key.design.items) == 6
 
 
 @pytest.mark.parametrize(

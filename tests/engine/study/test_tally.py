@@ -183,6 +183,19 @@ def test_the_same_votes_count_once_and_others_of_the_same_rater_are_told(
     assert "came twice and differed" in (row.cells[-1].text or "")
 
 
+def test_raters_are_listed_by_number_and_no_p_is_printed_as_nothing(
+    tmp_path: Path, votes: Cast
+) -> None:
+    bench = Bench(tmp_path).fill(tasks=8)
+    key = bench.make(side_px=16).key
+    count = tally(bench, *(votes(key, name, prefers(OURS)) for name in ("10", "anna", "9")))
+    assert [rater.name for rater in count.raters] == ["9", "10", "anna"]
+    details = printed.tables(count)[1]
+    cell = details.rows[0].cells[-1]
+    assert (cell.text, cell.value) == ("< 0.0001", count.shares[0].p_holm)
+    assert 0 < count.shares[0].p_holm < 0.0001
+
+
 def test_folders_and_globs_name_files_of_votes(bench: Bench, votes: Cast) -> None:
     key = bench.make().key
     for n in range(3):
