@@ -43,7 +43,7 @@ def belongs(id_: str, part: Shard | None) -> bool:
     """Whether a task is of this part; None is all of them.
 
     >>> [[belongs(name, (i, 2)) for name in "abc"] for i in (1, 2)]
-    [[False, True, True], [True, False, False]]
+    [[False, False, True], [True, True, False]]
     """
     if part is None:
         return True
