@@ -136,6 +136,24 @@ def test_a_page_of_it_has_charts_and_pictures_and_can_be_made_again(
     assert "is an evaluation itself" in with_scores.err
 
 
+@pytest.mark.parametrize("paper", ["diffstyler", "stylegallery"])
+def test_a_papers_protocol_is_one_recipe(
+    paper: str, world: World, style: Style, tmp_path: Path
+) -> None:
+    words = ("evaluate", "--manifest", world.manifest, "--recipe", f"eval-{paper}")
+    done = style(*words, "--baseline", f"paper:{paper}", "--metrics", "ssim,color_sw", "-q",
+                 "-o", tmp_path / "r")  # fmt: skip
+    assert done.status == 0, done.err
+    assert "Reported by" in (tmp_path / "r" / "table.md").read_text()
+    (row,) = [json.loads(line) for line in (tmp_path / "r" / "runs.jsonl").read_text().splitlines()]
+    assert row["settings"]["pair_size"] == "512"
+    # Without the weights that the paper's own metrics need it says which, and stops at none.
+    dry = style(*words, "--dry-run", "--json")
+    assert dry.status == 0, dry.err
+    why = {one["metric"]: one["why_not"] for one in dry.rows if "metric" in one}
+    assert "art_inception.pth" in why["artfid"]
+
+
 def test_what_made_it_is_kept_without_any_folder(report: Path) -> None:
     (row,) = [json.loads(line) for line in (report / "runs.jsonl").read_text().splitlines()]
     assert row["command"] == "evaluate"

@@ -19,6 +19,7 @@ from stylecli.recipe.source import dotted, read, scalar
 from stylecli.recipe.text import render
 from tests.conftest import ROOT
 
+PROTOCOL = "eval-"
 KEY, VARIABLE = "sampling.guidance", "STYLE_SAMPLING__GUIDANCE"
 
 
@@ -278,7 +279,7 @@ def test_no_text_whatever_crashes_the_reader(text: str) -> None:
 
 def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
-    assert len(files) == 15
+    assert len(files) == 19
     assert sorted(shipped().values()) == files
     for name in shipped():
         load(name)
@@ -287,7 +288,7 @@ def test_every_shipped_recipe_is_valid_and_none_is_overlooked() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     first, second, *_ = shipped()[name].read_text(encoding="utf-8").splitlines()
-    made_for = ("transfer", "gallery", "i2l-train", "route-train")
+    made_for = ("transfer", "gallery", "i2l-train", "route-train", "evaluate")
     assert first.startswith(tuple(f"# style {command} " for command in made_for))
     named = re.search(r"--recipe (\S+)", first)
     assert (named[1] if named else load().name) == name
@@ -298,8 +299,16 @@ def test_a_shipped_recipe_opens_with_the_command_that_runs_it(name: str) -> None
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_is_named_after_its_backbone(name: str) -> None:
     recipe = load(name).recipe
-    assert name.startswith(f"{recipe.backbone.id}-")
+    # A protocol judges results, whatever made them.
+    assert name.startswith((f"{recipe.backbone.id}-", PROTOCOL))
     assert recipe.description
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("eval-")])
+def test_a_protocol_says_how_results_are_judged_and_nothing_else(name: str) -> None:
+    document = read(shipped()[name].read_text(encoding="utf-8"), name)
+    assert set(document.values) == {"description", "evaluate"}
+    assert load(name).recipe.evaluate.preset == name.removeprefix(PROTOCOL)
 
 
 @pytest.mark.mostly_slow
