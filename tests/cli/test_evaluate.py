@@ -136,6 +136,16 @@ def test_a_page_of_it_has_charts_and_pictures_and_can_be_made_again(
     assert "is an evaluation itself" in with_scores.err
 
 
+def test_a_preset_none_of_whose_files_are_here_says_how_to_get_them(
+    world: World, style: Style, tmp_path: Path
+) -> None:
+    done = style("evaluate", "--manifest", world.manifest, "--preset", "i2l",
+                 "--set", "evaluate.metrics=[-clip_style]", "-o", tmp_path / "r")  # fmt: skip
+    assert done.status == 4
+    assert "style models pull metrics/clip-h14" in done.err
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize("paper", ["diffstyler", "stylegallery"])
 def test_a_papers_protocol_is_one_recipe(
     paper: str, world: World, style: Style, tmp_path: Path

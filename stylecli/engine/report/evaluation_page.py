@@ -28,7 +28,8 @@ def among(outputs: Sequence[str]) -> Path | None:
     Raises:
         UsageError: There are several.
     """
-    found = [path for name in outputs if evaluated.is_evaluation(path := Path(name).expanduser())]
+    named = dict.fromkeys(Path(name).expanduser() for name in outputs)
+    found = [path for path in named if evaluated.is_evaluation(path)]
     if len(found) > 1:
         raise UsageError(
             f"{' and '.join(map(str, found))} are evaluations of their own",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from stylecli import __version__
 from stylecli.artifacts import baselines, cache, features
@@ -41,6 +42,8 @@ from stylecli.recipe.scoring import Evaluate
 
 # Names in a warning.
 SHOWN = 5
+# Begins what is said of a metric whose files are not here.
+UNAVAILABLE = "unavailable: "
 # Those that can move a number.
 LIBRARIES = ("torch", "numpy", "pillow", "scipy", "lpips", "open_clip_torch")
 _THRESHOLD = re.compile(r"(?:(?P<method>.+):)?(?P<metric>[\w-]+)=(?P<value>[^=]+)")
@@ -165,13 +168,7 @@ class Evaluation:
             unfounded=overall.unfounded(chosen.metrics, found_items, fixed),
         )
         if not made.parts and not wishes.dry_run:
-            raise UsageError(
-                "none of the metrics can be computed: "
-                + "; ".join(
-                    sorted({made.why_not(m) for m in chosen.metrics if m.kind != "overall"})
-                ),
-                fix="give --content and --style, or a manifest with those columns",
-            )
+            _refuse_all({made.why_not(m) for m in chosen.metrics if m.kind != "overall"}, found)
         return made
 
     @property
@@ -207,10 +204,10 @@ class Evaluation:
             return self.unfounded[metric.name]
         for need in metric.needs:
             if need in self.found.unusable:
-                return f"unavailable: {self.found.missing[need].what}"
+                return f"{UNAVAILABLE}{self.found.missing[need].what}"
         files = [WEIGHTS[need].file for need in metric.needs if need in self.found.missing]
         if files:
-            return f"unavailable: needs {', '.join(files)}"
+            return f"{UNAVAILABLE}needs {', '.join(files)}"
         lacking = [column for column in metric.columns if column not in self.columns]
         return f"no item has {', '.join(lacking)}" if lacking else ""
 
@@ -463,6 +460,24 @@ def _score_share(
         for scored in evaluation._scored(evaluation._bench(store)):
             if scored.case.method == scored.case.item.method:
                 each()
+
+
+def _refuse_all(reasons: Set[str], found: Found) -> NoReturn:
+    """Of metrics none of which can be computed.
+
+    Raises:
+        WeightsError: For want of files alone.
+        UsageError: For want of columns, too.
+    """
+    said = "none of the metrics can be computed: " + "; ".join(sorted(reasons))
+    if all(reason.startswith(UNAVAILABLE) for reason in reasons):
+        names = " ".join(f"metrics/{name}" for name in found.missing)
+        raise WeightsError(
+            said,
+            fix=f"`style models pull {names}` where there is a network, --weights-dir DIR, or "
+            "another --preset",
+        )
+    raise UsageError(said, fix="give --content and --style, or a manifest with those columns")
 
 
 def _require_parts(chosen: Chosen) -> None:

@@ -179,6 +179,7 @@ def test_figures_that_cannot_be_read_are_refused(made: Judged, text: str) -> Non
 def test_evaluations_are_told_from_runs(made: Judged, tmp_path: Path) -> None:
     assert evaluation_page.among([str(tmp_path), str(made.folder)]) == made.folder
     assert evaluation_page.among([str(tmp_path)]) is None
+    assert evaluation_page.among([str(made.folder)] * 2) == made.folder
     other = tmp_path / "other"
     shutil.copytree(made.folder, other)
     with pytest.raises(UsageError, match="evaluations of their own"):
