@@ -17,10 +17,12 @@ import torch
 from stylecli.artifacts.files import write_atomic
 from stylecli.artifacts.store import save_tensors
 from stylecli.errors import InputError, ItemError, WeightsError, did_you_mean
+from stylecli.evaluation import folders
+from stylecli.evaluation.folders import INDEX, is_whole
 from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.weights import (
     SOURCE_KEY,
-    VOCABULARY,
+    TEXTS,
     check,
     find,
     origin,
@@ -62,7 +64,7 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
             a file that was there before is as it was.
     """
     target = places(weights, folder)[0]
-    if target.suffix != VOCABULARY:
+    if not weights.holds and target.suffix not in TEXTS:
         target = target.with_suffix(".safetensors")
     if _is_sound(weights, target):
         return target
@@ -71,7 +73,9 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
         # On the same file system, so that the last step is a rename.
         with TemporaryDirectory(prefix=".pull-", dir=target.parent) as scratch:
             _settle(weights, _fetch(weights, Path(scratch)), target)
-        write_atomic(_record_of(target), f"{_sha256(target)}  {target.name}\n".encode())
+        below = f"{target.name}/" if weights.holds else ""
+        lines = [f"{sha}  {below}{name}\n" for name, sha in _digests(weights, target).items()]
+        write_atomic(_record_of(target), "".join(lines).encode())
     except (OSError, ItemError) as error:
         raise WeightsError(
             f"{target} cannot be written: {getattr(error, 'strerror', None) or error}",
@@ -96,24 +100,26 @@ def verify(weights: Weights, folder: Path | None = None) -> tuple[Path, str]:
 
 def _verified(weights: Weights, path: Path) -> str:
     try:
-        digest, recorded = _sha256(path), _recorded(path)
+        own, recorded = _digests(weights, path), _recorded(weights, path)
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} cannot be read: {error}", fix=_again(weights)) from error
-    if recorded and digest != recorded:
-        raise WeightsError(
-            f"{path} has SHA-256 {digest[:12]}…, not {recorded[:12]}…", fix=_again(weights)
-        )
-    is_published = bool(weights.sha256) and digest.startswith(weights.sha256)
+    for name, known in recorded.items():
+        if (digest := own.get(name, "")) != known:
+            where = path / name if weights.holds else path
+            has = f"has SHA-256 {digest[:12]}…, not {known[:12]}…" if digest else "is not there"
+            raise WeightsError(f"{where} {has}", fix=_again(weights))
+    whole = folders.whole(own) if weights.holds else own[path.name]
+    is_published = bool(weights.sha256) and whole.startswith(weights.sha256)
     if not recorded and not is_published:
         raise WeightsError(
-            f"no hash is recorded for {path}; it has SHA-256 {digest}",
+            f"no hash is recorded for {path}; it has SHA-256 {whole}",
             fix=f"{_again(weights)} and records it, or compare it by hand",
         )
-    return digest
+    return whole
 
 
 def _is_sound(weights: Weights, path: Path) -> bool:
-    if not path.is_file():
+    if not (is_whole(weights, path) if weights.holds else path.is_file()):
         return False
     try:
         check(weights, path)
@@ -130,9 +136,14 @@ def _fetch(weights: Weights, scratch: Path) -> Path:
         WeightsError: It did not arrive.
         OSError: There is no room for it.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     try:
+        if weights.holds:
+            # An index says which of the other files are the weights.
+            wanted_files = [*weights.holds, INDEX]
+            snapshot_download(weights.repository, allow_patterns=wanted_files, local_dir=scratch)
+            return scratch
         if weights.repository:
             wanted = weights.hub_file or weights.file
             return Path(hf_hub_download(weights.repository, wanted, local_dir=scratch))
@@ -162,7 +173,10 @@ def _settle(weights: Weights, fetched: Path, target: Path) -> None:
         WeightsError: It is not what it is named for; nothing was put there.
     """
     digest = check(weights, fetched)
-    if fetched.suffix in (".safetensors", VOCABULARY):
+    if weights.holds:
+        _settle_folder(weights, fetched, target)
+        return
+    if fetched.suffix in (".safetensors", *TEXTS):
         fetched.replace(target)
         return
     tensors = read(weights, fetched)
@@ -176,21 +190,39 @@ def _settle(weights: Weights, fetched: Path, target: Path) -> None:
     save_tensors(target, tensors, {SOURCE_KEY: digest})
 
 
+def _settle_folder(weights: Weights, fetched: Path, target: Path) -> None:
+    made = fetched / "made"
+    made.mkdir()
+    for file in folders.files(weights, fetched):
+        file.rename(made / file.name)
+    if target.exists():
+        # What was there is not sound; it goes with the scratch folder.
+        target.rename(fetched / "old")
+    made.rename(target)
+
+
 def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _recorded(path: Path) -> str:
-    """The digest that `pull` noted, or the hub's client in the name of the file; else empty."""
+def _recorded(weights: Weights, path: Path) -> dict[str, str]:
+    """File -> the digest that `pull` noted, or the hub's client in the name of the file."""
     record = _record_of(path)
     if record.is_file():
-        return record.read_text(encoding="utf-8").partition(" ")[0].strip()
-    blob = path.resolve().name
-    return blob if path.is_symlink() and len(blob) == SHA256_DIGITS else ""
+        lines = (line.split(maxsplit=1) for line in record.read_text(encoding="utf-8").splitlines())
+        return {Path(line[1]).name: line[0] for line in lines if len(line) == 2}
+    own = folders.files(weights, path) if weights.holds else [path]
+    blobs = {file.name: file.resolve().name for file in own if file.is_symlink()}
+    return {name: blob for name, blob in blobs.items() if len(blob) == SHA256_DIGITS}
+
+
+def _digests(weights: Weights, path: Path) -> dict[str, str]:
+    # Not remembered as in `artifacts.store`: rot changes neither size nor time.
+    own = folders.files(weights, path) if weights.holds else [path]
+    return {file.name: _sha256(file) for file in own}
 
 
 def _sha256(path: Path) -> str:
-    # Not remembered as in `artifacts.store`: rot changes neither size nor time.
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from stylecli.errors import UsageError
-from stylecli.evaluation import statistics
+from stylecli.evaluation import statistics, votes
 from stylecli.evaluation.statistics import Interval
 
 MIN_SHARED = 0.9
@@ -27,7 +27,8 @@ class Comparison:
         dropped: Ids that only one method has.
         missing: Shared ids without a finite difference: a value is NaN, or infinite.
         difference: First minus second, whichever way is better.
-        p: Two-sided; the larger of the tests that flip whole contents and whole styles.
+        p: Two-sided; the larger of the tests that flip whole contents and whole styles, or of
+            rates McNemar's.
         least_p: What `p` would be if every cluster agreed: few contents or styles cannot say less.
         p_holm: `p` adjusted for all that was tested with it; NaN until someone does.
         wilcoxon_p: Of the signed ranks, for information: it takes rows for independent.
@@ -57,6 +58,7 @@ def compare(
     metric: str,
     better: Literal["higher", "lower"],
     seed: int,
+    is_rate: bool = False,
     resamples: int = 10_000,
     flips: int = 10_000,
     allow_partial: bool = False,
@@ -66,6 +68,7 @@ def compare(
     Args:
         a: Id -> value; NaN is a row without a value.
         content_keys: Id -> content, for every shared id.
+        is_rate: Values are 1 or 0.
 
     Raises:
         UsageError: No id is shared, or under 90 % of either method's and not `allow_partial`.
@@ -91,12 +94,28 @@ def compare(
         difference=statistics.mean_interval(
             differences, contents, styles, seed=seed, resamples=resamples
         ),
-        p=_p(differences, contents, styles, seed=seed, flips=flips),
-        least_p=max(2.0 ** (1 - k) for k in _clusters(contents, styles)),
+        p=mcnemar_p(differences)
+        if is_rate
+        else _p(differences, contents, styles, seed=seed, flips=flips),
+        least_p=math.nan if is_rate else max(2.0 ** (1 - k) for k in _clusters(contents, styles)),
         wilcoxon_p=_wilcoxon_p(differences),
         effect=_effect(differences),
         win_rate=(sum(wins) + ties / 2) / len(ids) if ids else math.nan,
     )
+
+
+def mcnemar_p(differences: Sequence[float]) -> float:
+    """McNemar's exact test (1947): of the items that only one of two answers yes to, is it half?
+
+    NaN without items; 1 where the two never differ.
+
+    >>> mcnemar_p([1, 1, 1, 1, 1, 1, 0, 0, -1]), mcnemar_p([0, 0])
+    (0.125, 1.0)
+    """
+    if not differences:
+        return math.nan
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return votes.binomial_p(wins, wins + losses) if wins or losses else 1.0
 
 
 def compare_sets(

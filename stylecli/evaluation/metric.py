@@ -22,7 +22,11 @@ Distance = Literal["frechet", "frechet limit", "kid", "cmmd", "cmmd unbiased"]
 PAIR = ("pair_size", "aspect")
 MASKED = (*PAIR, "mask_polarity")
 # Of the recipe section `evaluate`, those that change a number.
-SETTINGS = (*MASKED, "rsm_fit", "rsm_template", "pref_prompt")
+SETTINGS = (*MASKED, "rsm_fit", "rsm_template", "pref_prompt", "vlm_questions")
+
+
+class NoValueError(Exception):
+    """A row about which a metric has nothing to say, and why; the row did not fail."""
 
 
 class Row(Protocol):
@@ -77,13 +81,15 @@ class Metric:
         uses: Networks and extractors, keys of `NETWORKS`.
         settings: Of the recipe section `evaluate` that change the number.
         scale: How the number is scaled, where authors differ.
-        compute: For kind *row*.
+        compute: For kind *row*; may raise `NoValueError`.
         reads: For those that read a text: which. It may touch words and settings, and no picture.
         fid: For *set* and *pool* metrics: the extractor whose features are compared.
         distance: For *set* metrics: of what kind.
         lpips: For ArtFID forms: the row metric of its content term.
         similar: The extractor whose cosines the number is made of: for these it can be said which
             families of references they tell apart.
+        is_rate: Every row's number is 1 or 0, and theirs together a share.
+        also: Columns that it takes beside, under the settings of `evaluate`.
     """
 
     name: str
@@ -103,6 +109,8 @@ class Metric:
     distance: Distance = "frechet"
     lpips: str = ""
     similar: str = ""
+    is_rate: bool = False
+    also: Callable[[Mapping[str, object]], tuple[str, ...]] | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -111,10 +119,9 @@ class Metric:
 
     def under(self, settings: Mapping[str, object]) -> Metric:
         """The same, with the columns that it takes under these settings."""
-        wants_style = "pref_prompt" in self.settings and settings["pref_prompt"] != "content"
-        if not wants_style or "style_text" in self.columns:
-            return self
-        return replace(self, columns=(*self.columns, "style_text"))
+        more = self.also(settings) if self.also else ()
+        new = tuple(column for column in more if column not in self.columns)
+        return replace(self, columns=(*self.columns, *new)) if new else self
 
 
 def of_content(name: str, better: Better, text: str, **rest: Any) -> Metric:

@@ -29,6 +29,7 @@ class Network:
         any_size: Its inputs differ in size, so they go through one by one.
         load: From the tensors of each file, and the first file's name for messages; None for
             pocket's.
+        open: Instead, from the files themselves, where one of them is a folder.
         context: How many tokens of a text it reads.
         truncated: How many of the texts are longer; given the files, whose tensors it leaves alone.
     """
@@ -39,6 +40,7 @@ class Network:
     taps: tuple[str, ...] = ()
     any_size: bool = False
     load: Callable[[Tables, str], Any] | None = None
+    open: Callable[[Sequence[Path]], Any] | None = None
     context: int = 0
     truncated: Callable[[Sequence[Path], Sequence[str]], int] | None = None
 
@@ -102,6 +104,21 @@ def _imagereward(tables: Tables, file: str) -> Any:
     from stylecli.evaluation.taste.imagereward import imagereward
 
     return imagereward(tables[0], tables[1], file=file)
+
+
+def _judge(paths: Sequence[Path]) -> Any:
+    from stylecli.evaluation.judges.qwen import judge
+
+    return judge(paths[0])
+
+
+def _hpsv3(paths: Sequence[Path]) -> Any:
+    from stylecli.evaluation.judges.hpsv3 import hpsv3
+    from stylecli.evaluation.published import WEIGHTS
+    from stylecli.evaluation.weights import read
+
+    tensors, shape, instruction = paths
+    return hpsv3(read(WEIGHTS["hpsv3"], tensors), shape, instruction, file=str(tensors))
 
 
 def _truncated_by_clip(_: Sequence[Path], texts: Sequence[str]) -> int:
@@ -176,6 +193,8 @@ NETWORKS: Mapping[str, Network] = {
         context=35,
         truncated=_truncated_by_bert,
     ),
+    "hpsv3": Network(needs=("hpsv3", "qwen2-vl-7b-words", "hpsv3-instruction"), open=_hpsv3),
+    "qwen2.5-vl": Network(needs=("qwen2.5-vl-7b",), open=_judge),
     "csd": Network(needs=("csd",), shown="clip224", load=_csd),
     "dinov2": Network(needs=("dinov2-base",), shown="dinov2_224", load=_dinov2),
     "dinov2-large": Network(needs=("dinov2-large",), shown="dinov2_224", load=_dinov2_large),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """One file that a metric needs.
+    """One file that a metric needs, or a folder that `save_pretrained` would write.
 
     Attributes:
         name: As in ``style models pull metrics/NAME``.
@@ -18,6 +18,7 @@ class Weights:
             none is.
         url: Where the authors keep it.
         repository: The hub repository that holds it, under `hub_file` if that is another name.
+        holds: Of a folder, which `file` names then: patterns, each of which some file in it has.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Weights:
     url: str = ""
     repository: str = ""
     hub_file: str = ""
+    holds: tuple[str, ...] = ()
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -216,6 +218,46 @@ WEIGHTS: Mapping[str, Weights] = {
             megabytes=2440,
             repository="tomg-group-umd/CSD-ViT-L",
             hub_file="pytorch_model.bin",
+        ),
+        Weights(
+            name="qwen2.5-vl-7b",
+            family="vlm",
+            file="Qwen2.5-VL-7B-Instruct",
+            what="Qwen2.5-VL-7B-Instruct, which answers questions about pictures",
+            licence="Apache-2.0",
+            megabytes=16600,
+            repository="Qwen/Qwen2.5-VL-7B-Instruct",
+            holds=("config.json", "tokenizer.json", "*.safetensors"),
+        ),
+        Weights(
+            name="hpsv3",
+            family="preference",
+            file="HPSv3.safetensors",
+            what="HPSv3, Qwen2-VL-7B tuned on people's preferences",
+            licence="MIT",
+            megabytes=16600,
+            repository="MizzenAI/HPSv3",
+        ),
+        Weights(
+            name="qwen2-vl-7b-words",
+            family="preference",
+            file="Qwen2-VL-7B-Instruct",
+            what="the shape and the words of Qwen2-VL-7B-Instruct, which HPSv3 is made of",
+            licence="Apache-2.0",
+            megabytes=7,
+            repository="Qwen/Qwen2-VL-7B-Instruct",
+            holds=("config.json", "tokenizer.json"),
+        ),
+        Weights(
+            name="hpsv3-instruction",
+            family="preference",
+            file="hpsv3/dataset/data_collator_qwen.py",
+            what="the instruction that HPSv3 was trained with, in its authors' code",
+            licence="MIT",
+            megabytes=1,
+            sha256="b0f936e89f8df652c67d470412e1d9afd27aa711dec85724c19989ac91e7a3e3",
+            url="https://raw.githubusercontent.com/MizzenAI/HPSv3/main/hpsv3/dataset/"
+            "data_collator_qwen.py",
         ),
     )
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stylecli.errors import UsageError, did_you_mean
 from stylecli.evaluation.catalogue import (
     content,
+    judging,
     leaks,
     overall,
     regions,
@@ -21,7 +22,7 @@ from stylecli.evaluation.metric import Metric
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
-    for module in (content, style, words, taste, regions, leaks, targets, sets, overall)
+    for module in (content, style, words, taste, regions, judging, leaks, targets, sets, overall)
     for metric in module.ROWS
 }
 
@@ -54,10 +55,12 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "regionroute": (
         *("rsm", "rsm_contrast", "rsm_gain", "lpips_bg", "lpips_bg_strict", "lpips_bg_band"),
         *("mse_bg", "mse_bg_pm1", "mse_bg_sum", "psnr_bg", "bg_shift"),
+        *("vlm_q1", "vlm_q2", "vlm_q3", "vlm_q4", "vlm_loc"),
         *("pocket-rsm", "pocket-lpips-bg"),
     ),
     "i2l": (
         *("clip_text", "clip_style", "aesthetic", "pickscore", "imagereward", "hpsv2"),
+        "hpsv3",
         "overall",
     ),
     "leakage": ("style_content_leak", "prompt_leak", "palette_leak", "region_leak", "pocket-leak"),

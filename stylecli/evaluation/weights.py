@@ -1,9 +1,9 @@
 """Weights of the published metrics: where each file may lie, and how it is trusted.
 
-A file is looked for under ``--weights-dir`` (``FAMILY/FILE``), under ``$STYLE_WEIGHTS_DIR``, among
-torch hub's checkpoints and in the hub's cache; nothing is downloaded here. It is trusted by its
-SHA-256 where one is known, and by a strict comparison of its keys and shapes. A metric is never
-computed with weights that were not found.
+A file, or a folder, is looked for under ``--weights-dir`` (``FAMILY/FILE``), under
+``$STYLE_WEIGHTS_DIR``, among torch hub's checkpoints and in the hub's cache; nothing is downloaded
+here. It is trusted by its SHA-256 where one is known, and by a strict comparison of its keys and
+shapes. A metric is never computed with weights that were not found.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stylecli.errors import WeightsError
+from stylecli.evaluation import folders
 from stylecli.evaluation.published import Weights
 
 # A pickle that was converted keeps the digest it was trusted by in its header.
 SOURCE_KEY = "source_sha256"
 NAMED_KEYS = 4
-# Of a file of words, one a line, which has no tensors and is kept as it is.
-VOCABULARY = ".txt"
+# Of a file of words, one a line; and of texts in their authors' code, which is read, never run.
+# They have no tensors, and are kept as they are.
+VOCABULARY, CODE = ".txt", ".py"
+TEXTS = (VOCABULARY, CODE)
 # Where training scripts put the weights, beside their optimiser.
 NESTED = ("state_dict", "model_state_dict")
 
 
 def find(weights: Weights, folder: Path | None = None) -> Path:
-    """The file on this machine; a safetensors file of the same name is preferred to a pickle.
+    """The file or folder on this machine; safetensors of the same name come before a pickle.
 
     Args:
         weights: What is wanted.
@@ -47,6 +50,10 @@ def find(weights: Weights, folder: Path | None = None) -> Path:
     """
     looked = places(weights, folder)
     for place in looked:
+        if weights.holds:
+            if folders.is_whole(weights, place):
+                return place
+            continue
         for path in (place.with_suffix(".safetensors"), place):
             if path.is_file():
                 return path
@@ -134,7 +141,7 @@ def check(weights: Weights, path: Path) -> str:
     Raises:
         WeightsError: It is not the published one.
     """
-    digest = fingerprint(path)
+    digest = folders.fingerprint(weights, path) if weights.holds else fingerprint(path)
     if not digest.startswith(weights.sha256):
         raise WeightsError(
             f"{path} has SHA-256 {digest[:12]}…, not {weights.sha256[:12]}…", fix=_again(weights)
@@ -186,7 +193,7 @@ def load_strictly(
         for key, tensor in given.items()
         if tensor.is_floating_point() and not torch.isfinite(tensor).all()
     ]
-    if not faults and _is_untrained(given):
+    if not faults and is_untrained(given):
         faults = ["was never trained: its statistics are those of a new network"]
     if faults:
         more = f" and {len(faults) - NAMED_KEYS} more" if len(faults) > NAMED_KEYS else ""
@@ -212,7 +219,8 @@ def _harmless() -> list[Any]:
     ]
 
 
-def _is_untrained(tensors: Mapping[str, Tensor]) -> bool:
+def is_untrained(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether they still are what a new network begins with."""
     means = [t for key, t in tensors.items() if key.endswith("running_mean")]
     if means:
         return not any(mean.any() for mean in means)
@@ -226,8 +234,16 @@ def _in_hub_cache(weights: Weights) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(weights.repository, weights.hub_file or weights.file)
-    return Path(found) if isinstance(found, str) else None
+    wanted = weights.hub_file or weights.file
+    found = try_to_load_from_cache(
+        weights.repository, weights.holds[0] if weights.holds else wanted
+    )
+    if not isinstance(found, str):
+        return None
+    if not weights.holds:
+        return Path(found)
+    folder = Path(found).parent
+    return folder if folders.is_whole(weights, folder) else None
 
 
 @lru_cache(maxsize=64)

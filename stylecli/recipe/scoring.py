@@ -54,6 +54,9 @@ class Evaluate(Strict):
         "content",
         description="Words that preference models judge by: the prompt, or PROMPT, STYLE.",
     )
+    vlm_questions: Literal["named", "plain"] = Field(
+        "named", description="What judges are asked about: the object by name, or 'the object'."
+    )
     overall_ref: str | None = Field(
         None,
         description="JSON file {METRIC: [LOW, HIGH]} of fixed ranges for overall; default: the "

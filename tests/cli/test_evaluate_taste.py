@@ -24,12 +24,13 @@ from stylecli.evaluation.taste.pickscore import pickscore
 from tests.cli.conftest import draw
 from tests.conftest import Style
 from tests.evaluation.taste import tiny
+from tests.tiny_judges import RewardFiles
 
 pytestmark = pytest.mark.slow
 
 METHODS = ("ours", "theirs", "others")
 PROMPTS = {"one": "a cat", "two": "a red dog, painting", "three": "cat " * 76}
-NAMES = ("clip_text", "clip_style", "aesthetic", "pickscore", "imagereward", "hpsv2")
+NAMES = ("clip_text", "clip_style", "aesthetic", "pickscore", "imagereward", "hpsv2", "hpsv3")
 H14, L14 = tiny.clip_config(), tiny.clip_config(quick_gelu=True, width=768)
 
 
@@ -49,7 +50,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights_dir(tmp_path_factory: pytest.TempPathFactory, reward: RewardFiles) -> Path:
     root = tmp_path_factory.mktemp("weights")
 
     def place(name: str) -> Path:
@@ -65,7 +66,13 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(tiny.head().state_dict(), place("aesthetic"))
     torch.save(tiny.published_keys(), place("imagereward"))
     place("bert-vocabulary").write_text("\n".join(tiny.WORDS) + "\n", encoding="utf-8")
+    reward.save(place("hpsv3"), place("qwen2-vl-7b-words"), place("hpsv3-instruction"))
     return root
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> RewardFiles:
+    return RewardFiles(tmp_path_factory.mktemp("hpsv3"))
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, load in sizes.items():
         monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], load=load))  # type: ignore[arg-type]
-    for name in ("aesthetic", "bert-vocabulary"):
+    for name in ("aesthetic", "bert-vocabulary", "hpsv3-instruction"):
         known = replace(published.WEIGHTS[name], sha256="")
         monkeypatch.setitem(published.WEIGHTS, name, known)  # type: ignore[arg-type]
 
@@ -95,7 +102,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "per_image.jsonl").read_text().splitlines()]
 
 
-def by_hand(manifest: Path, row: Mapping[str, Any], words: str) -> dict[str, float]:
+def by_hand(
+    manifest: Path, row: Mapping[str, Any], words: str, liked: RewardFiles
+) -> dict[str, float]:
     """The preset's numbers of one output, from the libraries' own networks."""
     pixels = images.read(manifest.parent / row["method"] / row["output"]).pixels
     shown = {name: PREPROCESS[name].apply(pixels)[None] for name in ("clip224", "letter224")}
@@ -129,12 +138,19 @@ def by_hand(manifest: Path, row: Mapping[str, Any], words: str) -> dict[str, flo
             "pickscore": float(pick),
             "imagereward": float(reward),
             "hpsv2": 100 * cosine(tiny.clip_model(H14, seed=9), shown["letter224"], words),
+            "hpsv3": liked.plainly(pixels, words),
         }
 
 
 @pytest.mark.parametrize("asked", ["content", "content+style"])
 def test_the_preset_gives_the_libraries_own_numbers(
-    style: Style, manifest: Path, weights_dir: Path, small: None, tmp_path: Path, asked: str
+    style: Style,
+    manifest: Path,
+    weights_dir: Path,
+    reward: RewardFiles,
+    small: None,
+    tmp_path: Path,
+    asked: str,
 ) -> None:
     done = style(
         *("evaluate", "--manifest", manifest, "--preset", "i2l", "--weights-dir", weights_dir),
@@ -143,7 +159,7 @@ def test_the_preset_gives_the_libraries_own_numbers(
     assert done.status == 0, done.err
     for row in rows(tmp_path / "r"):
         words = PROMPTS[row["id"]] + (", oil" if asked != "content" else "")
-        wanted = by_hand(manifest, row, words)
+        wanted = by_hand(manifest, row, words, reward)
         assert {name: row[name] for name in NAMES} == pytest.approx(wanted, abs=2e-4, rel=2e-4)
 
 

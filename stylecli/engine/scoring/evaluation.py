@@ -22,7 +22,18 @@ from stylecli.artifacts.locks import Shard
 from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.engine.scoring import items, overall, parts, pools, report, sets, summary, texts
+from stylecli.engine.scoring import (
+    items,
+    negatives,
+    overall,
+    parts,
+    pools,
+    printed,
+    report,
+    sets,
+    summary,
+    texts,
+)
 from stylecli.engine.scoring.entries import Entries, Entry, Shared, in_columns
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
@@ -138,6 +149,8 @@ class Evaluation:
         baseline = baselines.load(wishes.baseline) if wishes.baseline else None
         fixed = overall.ranges_of(settings)
         found_items = items.collect(asked, settings)
+        if any(negatives.COLUMN in metric.columns for metric in chosen.metrics):
+            found_items = negatives.drawn(found_items, settings.seed)
         _tell_pairs(found_items, asked, settings, reporter)
         _check_names(found_items, wishes, bounds, settings)
         named = [metric for metric in chosen.metrics if metric.name in chosen.named]
@@ -226,6 +239,8 @@ class Evaluation:
             if cuts := bench.read.cuts():
                 self.context.reporter.warn(texts.in_words(cuts))
                 outcome = replace(outcome, cuts=cuts)
+            if fooled := summary.misled(outcome.aggregates):
+                self.context.reporter.warn(printed.misled_in_words(fooled))
             report.write(self.wishes.output, outcome)
         return outcome
 

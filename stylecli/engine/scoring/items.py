@@ -18,7 +18,10 @@ from stylecli.errors import InputError, UsageError, did_you_mean
 from stylecli.recipe.scoring import Evaluate
 
 FILES = ("output", "content", "style", "mask", "target")
-WORDS = ("prompt", "style_text", "style_content", "negative_style", "style_family", "content_group")
+WORDS = (
+    *("prompt", "region_text", "style_text", "style_content", "negative_style", "style_family"),
+    "content_group",
+)
 COLUMNS = ("id", "method", *FILES, *WORDS)
 # Ours, and what a widespread family of repositories writes.
 PATTERNS = (
@@ -47,6 +50,7 @@ class Item:
     mask: Path | None = None
     target: Path | None = None
     prompt: str = ""
+    region_text: str = ""
     style_text: str = ""
     style_content: str = ""
     negative_style: str = ""

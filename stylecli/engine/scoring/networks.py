@@ -136,7 +136,10 @@ class Networks:
             # Its tokenizer and its shape decide as much as its weights.
             files = sorted(file for file in (POCKET / own[name]).iterdir() if file.is_file())
             return digest([weights.fingerprint(file) for file in files])
-        parts = [weights.fingerprint(self._files[need]) for need in NETWORKS[name].needs]
+        parts = [
+            weights.check(published.WEIGHTS[need], self._files[need])
+            for need in NETWORKS[name].needs
+        ]
         if name.startswith("lpips-"):
             parts.append(f"heads of lpips {version('lpips')}")
         return "+".join(parts)
@@ -147,8 +150,10 @@ class Networks:
         if name == "pocket-clip":
             return load_pocket_clip(POCKET / "clip")
         network = NETWORKS[name]
-        assert network.load is not None  # noqa: S101  pocket's were dealt with
         files = [self._files[need] for need in network.needs]
+        if network.open is not None:
+            return network.open(files)
+        assert network.load is not None  # noqa: S101  pocket's were dealt with
         tables = [
             _table(published.WEIGHTS[need], path)
             for need, path in zip(network.needs, files, strict=True)

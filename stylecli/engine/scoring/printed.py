@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from stylecli.artifacts.baselines import Baseline
 from stylecli.artifacts.tables import Cell, Column, Row, Table
-from stylecli.engine.scoring.summary import Aggregate, Outcome, detectors, is_anchor, undecidable
+from stylecli.engine.scoring.summary import (
+    MISLEADING,
+    Aggregate,
+    Outcome,
+    detectors,
+    is_anchor,
+    misled,
+    undecidable,
+)
 from stylecli.evaluation.comparison import Comparison
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.normalising import Overall
@@ -18,6 +26,8 @@ SIGNIFICANT = 0.05
 MOST_COLUMNS = 6
 # Columns that a metric of words, or of the output alone, does not compare with.
 PICTURES = frozenset(("content", "style", "mask", "target"))
+# What names of metrics begin with that a judge answers.
+JUDGED = "vlm_"
 # Names in a note.
 SHOWN = 5
 
@@ -48,6 +58,8 @@ def group_of(metric: Metric) -> str:
         return "All outputs together, against all styles"
     if metric.kind == "overall":
         return "All metrics together"
+    if metric.name.startswith(JUDGED):
+        return "Asked of a judge"
     if PICTURES.isdisjoint(metric.columns):
         return "Words and taste"
     if "target" in metric.columns:
@@ -138,6 +150,8 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             )
     shown = {metric.name for metric in metrics}
     notes += [note for one in outcome.overalls if one.name in shown for note in _about_mean(one)]
+    if not shown.isdisjoint(MISLEADING) and (fooled := misled(outcome.aggregates)):
+        notes.append(misled_in_words(fooled))
     copied = detectors(metrics, outcome.aggregates)
     if copied:
         notes.append(
@@ -145,6 +159,19 @@ def _notes(outcome: Outcome, metrics: Sequence[Metric]) -> list[str]:
             "detects style and does not judge a transfer"
         )
     return notes
+
+
+def misled_in_words(fooled: Mapping[str, float]) -> str:
+    """What a user is told about a judge.
+
+    >>> misled_in_words({"x": 0.3125})
+    'the judge also sees a style that nobody asked for (vlm_q3 + vlm_q4: x 0.31): do not go by it'
+    """
+    said = ", ".join(f"{method} {sum_:.2f}" for method, sum_ in fooled.items())
+    return (
+        f"the judge also sees a style that nobody asked for ({' + '.join(MISLEADING)}: {said}): "
+        "do not go by it"
+    )
 
 
 def _about_sets(metric: Metric, own: Sequence[Aggregate]) -> list[str]:
@@ -194,7 +221,8 @@ def _comparison(pair: tuple[str, str], comparisons: Sequence[Comparison]) -> Tab
         rows.append(Row(one.metric, "method", (_measured(one.difference, one.n), *others)))
     notes = [
         "p: sign-flip permutation of whole contents and of whole styles, the larger of the two; "
-        "for sets Student's, by the jackknife",
+        "for sets Student's, by the jackknife; for shares McNemar's, which takes items for "
+        "independent",
         "effect d_z: the mean difference in deviations of the differences; win rate: the share of "
         "items on which the first is better, ties half",
     ]

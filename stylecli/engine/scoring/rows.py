@@ -20,7 +20,7 @@ from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.pictures import Case, Recent, Shot, paired, region
 from stylecli.engine.scoring.texts import Texts
 from stylecli.errors import ItemError
-from stylecli.evaluation.metric import Metric
+from stylecli.evaluation.metric import Metric, NoValueError
 from stylecli.evaluation.networks import NETWORKS
 from stylecli.evaluation.pixels import PREPROCESS, shorter_side
 from stylecli.recipe.scoring import Evaluate
@@ -117,6 +117,8 @@ class Bench:
                     values[metric.name] = float(known[0])
                 else:
                     new[keys[metric.name]] = values[metric.name] = self._value(metric, view)
+            except NoValueError as nothing:
+                reasons[metric.name] = str(nothing)
             except ItemError as error:
                 # Too small for one network is not too small for the others.
                 reasons[metric.name] = error.what

@@ -32,6 +32,9 @@ from stylecli.evaluation.statistics import Interval
 from stylecli.recipe.scoring import Evaluate
 
 COPIES = ("content_copy", "style_copy")
+# Questions whose answer should be no, and how often they may be yes, together.
+MISLEADING = ("vlm_q3", "vlm_q4")
+MOST_MISLED = 0.2
 # Copies that score the same span no scale.
 NO_SPAN = 1e-9
 
@@ -112,10 +115,15 @@ def of_rows(
         )
     contents = in_order(rows.contents[having], rows.shared.contents)
     styles = in_order(rows.styles[having], rows.shared.styles)
+    interval = (
+        statistics.rate_interval(values)
+        if metric.is_rate
+        else statistics.mean_interval(values, contents, styles, seed=seed, resamples=resamples)
+    )
     return Aggregate(
         method=method,
         metric=metric.name,
-        interval=statistics.mean_interval(values, contents, styles, seed=seed, resamples=resamples),
+        interval=interval,
         std=statistics.std(values) if len(values) > 1 else None,
         is_of_one=not contents.any() and not styles.any(),
         n=len(values),
@@ -192,6 +200,20 @@ def detectors(metrics: Sequence[Metric], aggregates: Sequence[Aggregate]) -> lis
     return found
 
 
+def misled(aggregates: Sequence[Aggregate]) -> dict[str, float]:
+    """Methods whose outputs a judge sees a style in that nobody asked for, and how often.
+
+    Its two answers about the other style, summed; above a fifth it cannot be believed about the
+    style that was wanted.
+    """
+    found = {}
+    for method in dict.fromkeys(a.method for a in aggregates if not is_anchor(a.method)):
+        own = [a.value for a in aggregates if a.method == method and a.metric in MISLEADING]
+        if len(own) == len(MISLEADING) and sum(own) > MOST_MISLED:
+            found[method] = sum(own)
+    return found
+
+
 def undecidable(gaps: Mapping[str, Gap]) -> list[str]:
     """Families whose references are no nearer to one another than to some other family's."""
     return [family for family, gap in gaps.items() if gap.value <= 0]
@@ -235,6 +257,7 @@ def difference_of_rows(
         styles,
         metric=metric.name,
         better=metric.better,
+        is_rate=metric.is_rate,
         seed=settings.seed,
         resamples=settings.resamples,
         allow_partial=settings.allow_partial,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,6 +52,12 @@ def text_cosine(row: Row, extractor: str, role: str, column: str) -> float:
 def cosine_to(row: Row, extractor: str, role: str, text: str) -> float:
     """Of a role's pictures to a text, on average."""
     return float((row.embeddings(extractor, role) @ row.text(extractor, text).T).mean())
+
+
+def own_pixels(row: Row, role: str = "output") -> UInt8[Tensor, "h w 3"]:
+    """The bytes a picture was decoded to, at its own size: pairs may have been scaled."""
+    planes = row.pictures(role)[0][0].permute(1, 2, 0)
+    return (planes * 255).round().to(torch.uint8).cpu()
 
 
 def mean(values: Any) -> float:

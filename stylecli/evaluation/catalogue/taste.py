@@ -6,9 +6,9 @@ is not said in the papers that report these figures: ``evaluate.pref_prompt`` sa
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
-from stylecli.evaluation.catalogue.asking import cosine_to
+from stylecli.evaluation.catalogue.asking import cosine_to, own_pixels
 from stylecli.evaluation.metric import Row, of_style
 from stylecli.evaluation.pixels import PREPROCESS
 from stylecli.evaluation.taste.hpsv2 import SCALE
@@ -37,13 +37,25 @@ def hpsv2(row: Row) -> float:
 
 def imagereward(row: Row) -> float:
     network = row.network("imagereward")
-    # The bytes it was decoded to, at its own size: pairs may have been scaled.
-    pixels = (row.pictures("output")[0][0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu()
     device = next(network.parameters()).device
-    return float(network(PREPROCESS["clip224"].apply(pixels)[None].to(device), [asked(row)]))
+    shown = PREPROCESS["clip224"].apply(own_pixels(row))
+    return float(network(shown[None].to(device), [asked(row)]))
 
 
-_PROMPTED = {"columns": ("prompt",), "settings": ("pref_prompt",), "reads": asked}
+def hpsv3(row: Row) -> float:
+    return float(row.network("hpsv3").score(own_pixels(row), asked(row)))
+
+
+def _columns(settings: Mapping[str, object]) -> tuple[str, ...]:
+    return () if settings["pref_prompt"] == CONTENT else ("style_text",)
+
+
+_PROMPTED = {
+    "columns": ("prompt",),
+    "settings": ("pref_prompt",),
+    "reads": asked,
+    "also": _columns,
+}
 ROWS = (
     of_style(
         "aesthetic",
@@ -81,6 +93,14 @@ ROWS = (
         uses=("hpsv2",),
         scale="cosine x 100",
         compute=hpsv2,
+        **_PROMPTED,
+    ),
+    of_style(
+        "hpsv3",
+        "higher",
+        "HPSv3 for the prompt",
+        uses=("hpsv3",),
+        compute=hpsv3,
         **_PROMPTED,
     ),
 )

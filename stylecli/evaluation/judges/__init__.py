@@ -1,0 +1,1 @@
+"""Large models that look at a picture, read words, and say what they think of it."""
