@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +34,8 @@ from stylecli.evaluation.weights import (
 )
 
 PREFIX = "metrics/"
+# Nobody wants to fetch as much twice.
+CONTINUED_MB = 1000
 # Faults of the folder, not of the network.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 SHA256_DIGITS = 64
@@ -60,8 +65,8 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
             checkpoints.
 
     Raises:
-        WeightsError: The network, the disk or the file itself failed; nothing was left behind, and
-            a file that was there before is as it was.
+        WeightsError: The network, the disk or the file itself failed. A file that was there before
+            is as it was; what arrived of a large one waits beside it, hidden, for the next try.
     """
     target = places(weights, folder)[0]
     if not weights.holds and target.suffix not in TEXTS:
@@ -70,9 +75,8 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # On the same file system, so that the last step is a rename.
-        with TemporaryDirectory(prefix=".pull-", dir=target.parent) as scratch:
-            _settle(weights, _fetch(weights, Path(scratch)), target)
+        with _scratch(weights, target) as scratch:
+            _settle(weights, _fetch(weights, scratch), target)
         below = f"{target.name}/" if weights.holds else ""
         lines = [f"{sha}  {below}{name}\n" for name, sha in _digests(weights, target).items()]
         write_atomic(_record_of(target), "".join(lines).encode())
@@ -82,6 +86,23 @@ def pull(weights: Weights, folder: Path | None = None) -> Path:
             fix="free some disk, or choose another --weights-dir",
         ) from error
     return target
+
+
+@contextmanager
+def _scratch(weights: Weights, target: Path) -> Iterator[Path]:
+    """A folder on the same file system, so that the last step is a rename.
+
+    What has arrived of something large stays in it when the network fails: the hub's client goes
+    on from there.
+    """
+    if weights.repository and weights.megabytes >= CONTINUED_MB:
+        folder = target.parent / f".pull-{target.name}"
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder)
+        return
+    with TemporaryDirectory(prefix=".pull-", dir=target.parent) as name:
+        yield Path(name)
 
 
 def verify(weights: Weights, folder: Path | None = None) -> tuple[Path, str]:
@@ -192,7 +213,7 @@ def _settle(weights: Weights, fetched: Path, target: Path) -> None:
 
 def _settle_folder(weights: Weights, fetched: Path, target: Path) -> None:
     made = fetched / "made"
-    made.mkdir()
+    made.mkdir(exist_ok=True)
     for file in folders.files(weights, fetched):
         file.rename(made / file.name)
     if target.exists():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import hashlib
 import http.client
+import json
 import os
 import urllib.error
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from stylecli.engine import metric_weights
 from stylecli.engine.metric_weights import named, pull, verify
 from stylecli.errors import InputError, ItemError, WeightsError
 from stylecli.evaluation.published import WEIGHTS, Weights
-from stylecli.evaluation.weights import SOURCE_KEY, find, fingerprint, read, read_vocabulary
+from stylecli.evaluation.weights import SOURCE_KEY, check, find, fingerprint, read, read_vocabulary
 
 TENSORS = {"weight": torch.arange(12.0).view(3, 4), "bias": torch.tensor([1.0, -1.0])}
 LINK = Weights(
@@ -413,3 +415,118 @@ def test_an_unknown_name_is_answered_with_the_nearest(given: str, near: str) -> 
         named(given)
     assert f"did you mean {near}" in failure.value.fix
     assert all(f"metrics/{name}" in failure.value.fix for name in WEIGHTS)
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+JUDGE = replace(
+    LINK,
+    name="judge",
+    file="A2.5-VL",
+    url="",
+    repository="someone/judge",
+    megabytes=16_000,
+    holds=("config.json", "*.safetensors"),
+)
+
+
+@dataclass
+class Hub:
+    """A repository of many files; nothing leaves this process."""
+
+    files: dict[str, bytes]
+    breaks_after: int = 99
+    served: list[str] = field(default_factory=list)
+
+    def snapshot(self, repository: str, *, allow_patterns: list[str], local_dir: Path) -> str:
+        assert repository == "someone/judge"
+        for name, data in self.files.items():
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                continue
+            if (local_dir / name).exists():
+                continue
+            if len(self.served) == self.breaks_after:
+                self.breaks_after = 99
+                raise ConnectionResetError("reset by peer")
+            self.served.append(name)
+            (local_dir / name).write_bytes(data)
+        return str(local_dir)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    index = {"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}
+    hub = Hub(
+        {
+            "config.json": b"{}",
+            "README.md": b"long",
+            "model.safetensors.index.json": json.dumps(index).encode(),
+            SHARDS[0]: b"one",
+            SHARDS[1]: b"two",
+        }
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return hub
+
+
+def test_a_folder_is_fetched_whole_and_every_file_is_remembered(hub: Hub, folder: Path) -> None:
+    path = pull(JUDGE, folder)
+    assert path == find(JUDGE, folder) == folder / "family" / "A2.5-VL"
+    kept = sorted({*hub.files} - {"README.md"})
+    assert sorted(held(folder / "family")) == sorted(
+        ["A2.5-VL", "A2.5-VL.sha256", *(f"A2.5-VL/{name}" for name in kept)]
+    )
+    lines = (folder / "family" / "A2.5-VL.sha256").read_text().splitlines()
+    assert f"{hashlib.sha256(b'two').hexdigest()}  A2.5-VL/{SHARDS[1]}" in lines
+    known = verify(JUDGE, folder)[1]
+    assert check(JUDGE, path) == known
+    assert pull(JUDGE, folder) == path
+    assert len(hub.served) == len(kept)
+    flip(path / SHARDS[0])
+    with pytest.raises(WeightsError, match=rf"{SHARDS[0]} has SHA-256"):
+        verify(JUDGE, folder)
+    assert pull(JUDGE, folder) == path
+    assert verify(JUDGE, folder)[1] == known
+
+
+def test_what_has_arrived_of_a_folder_waits_for_the_next_try(hub: Hub, folder: Path) -> None:
+    hub.breaks_after = 2
+    with pytest.raises(WeightsError, match="reset by peer"):
+        pull(JUDGE, folder)
+    with pytest.raises(WeightsError, match="is not on this machine"):
+        find(JUDGE, folder)
+    pull(JUDGE, folder)
+    assert len(hub.served) == len(set(hub.served)) == 4
+    assert not list((folder / "family").glob(".pull-*"))
+
+
+def test_a_folder_that_lacks_what_its_index_names_is_refused(hub: Hub, folder: Path) -> None:
+    path = pull(JUDGE, folder)
+    (path / SHARDS[1]).unlink()
+    with pytest.raises(WeightsError, match=rf"A2\.5-VL lacks {SHARDS[1]}"):
+        check(JUDGE, find(JUDGE, folder))
+    with pytest.raises(WeightsError, match=rf"lacks {SHARDS[1]}"):
+        verify(JUDGE, folder)
+    (path / "config.json").unlink()
+    with pytest.raises(WeightsError, match="is not on this machine"):
+        find(JUDGE, folder)
+
+
+def test_a_folder_in_the_hubs_cache_is_found_and_known_by_its_blobs(
+    hub: Hub, tmp_path: Path, folder: Path
+) -> None:
+    root = tmp_path / "hub" / "models--someone--judge"
+    snapshot = root / "snapshots" / ("0" * 40)
+    (root / "blobs").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0" * 40)
+    snapshot.mkdir(parents=True)
+    for name, data in hub.files.items():
+        digest = hashlib.sha256(data).hexdigest()
+        (root / "blobs" / digest).write_bytes(data)
+        (snapshot / name).symlink_to(Path("..") / ".." / "blobs" / digest)
+    assert find(JUDGE, folder) == snapshot
+    assert verify(JUDGE, folder)[0] == snapshot
+    (root / "blobs" / hashlib.sha256(b"two").hexdigest()).write_bytes(b"ten")
+    with pytest.raises(WeightsError, match=rf"{SHARDS[1]} has SHA-256"):
+        verify(JUDGE, folder)

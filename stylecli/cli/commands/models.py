@@ -61,7 +61,8 @@ def models_pull(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
         from stylecli.engine import metric_weights
 
         path = metric_weights.pull(metric_weights.named(name), weights_dir)
-        held = path.stat().st_size
+        parts = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        held = sum(part.stat().st_size for part in parts)
         console.note(size(held))
         row = {"name": name, "kind": "metric", "output": str(path), "bytes": held}
         console.result(row)
