@@ -184,8 +184,9 @@ def evaluate(
         },
     )
     from stylecli.engine.runs import shards
-    from stylecli.engine.scoring.evaluation import Evaluation, Wishes
+    from stylecli.engine.scoring.evaluation import Evaluation
     from stylecli.engine.scoring.items import Asked
+    from stylecli.engine.scoring.wishes import Wishes
 
     evaluation = Evaluation.prepare(
         resolved.recipe,

@@ -14,8 +14,9 @@ from stylecli.engine.glyph_bench.questions import METHODS, Asked, Question
 from stylecli.engine.request import Prepared
 from stylecli.engine.runs.known import Known, pending
 from stylecli.engine.runs.making import Result
-from stylecli.engine.scoring.evaluation import Evaluation, Wishes
+from stylecli.engine.scoring.evaluation import Evaluation
 from stylecli.engine.scoring.items import Asked as Scored
+from stylecli.engine.scoring.wishes import Wishes
 from stylecli.errors import UsageError, did_you_mean
 from stylecli.recipe.schema import Recipe
 

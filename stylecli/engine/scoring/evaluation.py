@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from stylecli import __version__
 from stylecli.artifacts import baselines, cache, features
@@ -23,6 +21,7 @@ from stylecli.artifacts.store import digest
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter, RunContext, resolve
 from stylecli.engine.scoring import (
+    checks,
     items,
     negatives,
     overall,
@@ -30,72 +29,28 @@ from stylecli.engine.scoring import (
     pools,
     printed,
     report,
-    sets,
     summary,
     texts,
 )
+from stylecli.engine.scoring.conclusion import conclude
 from stylecli.engine.scoring.entries import Entries, Entry, Shared, in_columns
 from stylecli.engine.scoring.items import Asked, Item
 from stylecli.engine.scoring.networks import Found, Networks
-from stylecli.engine.scoring.pictures import ANCHORS, Album, Case
+from stylecli.engine.scoring.pictures import Album, Case
 from stylecli.engine.scoring.rows import Bench, Scored
-from stylecli.engine.scoring.summary import Aggregate, Outcome
-from stylecli.errors import BelowThresholdError, UsageError, WeightsError
-from stylecli.evaluation import statistics, table
-from stylecli.evaluation.comparison import MIN_SHARED, Comparison
+from stylecli.engine.scoring.summary import Outcome
+from stylecli.engine.scoring.wishes import Bound, Wishes, bound
+from stylecli.errors import BelowThresholdError
+from stylecli.evaluation import table
 from stylecli.evaluation.metric import Metric
-from stylecli.evaluation.neighbours import Gap
 from stylecli.evaluation.normalising import Ranges
 from stylecli.evaluation.published import WEIGHTS, Weights
 from stylecli.evaluation.table import Chosen
 from stylecli.recipe.schema import Recipe
 from stylecli.recipe.scoring import Evaluate
 
-# Names in a warning.
-SHOWN = 5
-# Begins what is said of a metric whose files are not here.
-UNAVAILABLE = "unavailable: "
 # Those that can move a number.
 LIBRARIES = ("torch", "numpy", "pillow", "scipy", "lpips", "open_clip_torch")
-_THRESHOLD = re.compile(r"(?:(?P<method>.+):)?(?P<metric>[\w-]+)=(?P<value>[^=]+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the user asked for beside the results and the recipe.
-
-    Attributes:
-        weights_dir: Where the files of published metrics lie.
-        compare: Two methods.
-        baseline: ``paper:NAME``.
-        fail_under: ``METRIC=VALUE`` or ``METHOD:METRIC=VALUE``.
-        part: Score these rows only, for a report that is made later; None makes it of all.
-        jobs: Processes that share the rows.
-    """
-
-    output: Path
-    weights_dir: Path | None = None
-    allow_download: bool = False
-    dry_run: bool = False
-    compare: tuple[str, str] | None = None
-    baseline: str | None = None
-    fail_under: Sequence[str] = ()
-    wait: bool = False
-    part: Shard | None = None
-    jobs: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What a metric has to reach, for every method or for the one named."""
-
-    metric: Metric
-    value: float
-    method: str | None
-
-    def is_kept(self, value: float) -> bool:
-        """Whether a value is no worse; one that is missing is."""
-        return value >= self.value if self.metric.better == "higher" else value <= self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +91,7 @@ class Evaluation:
         """
         settings = recipe.evaluate
         chosen = table.choose(settings.preset, settings.metrics)
-        bounds = [_bound(text) for text in wishes.fail_under]
+        bounds = [bound(text) for text in wishes.fail_under]
         extra = [b.metric for b in bounds if b.metric not in chosen.metrics]
         chosen = Chosen(
             tuple(
@@ -145,14 +100,14 @@ class Evaluation:
             ),
             chosen.named | {bound.metric.name for bound in bounds},
         )
-        _require_parts(chosen)
+        checks.require_parts(chosen)
         baseline = baselines.load(wishes.baseline) if wishes.baseline else None
         fixed = overall.ranges_of(settings)
         found_items = items.collect(asked, settings)
         if any(negatives.COLUMN in metric.columns for metric in chosen.metrics):
             found_items = negatives.drawn(found_items, settings.seed)
-        _tell_pairs(found_items, asked, settings, reporter)
-        _check_names(found_items, wishes, bounds, settings)
+        checks.tell_pairs(found_items, asked, settings, reporter)
+        checks.check_names(found_items, wishes, bounds, settings)
         named = [metric for metric in chosen.metrics if metric.name in chosen.named]
         for metric in named:
             for column in metric.columns:
@@ -164,7 +119,7 @@ class Evaluation:
         may_pull = pull if wishes.allow_download and not wishes.dry_run else None
         found = Found.of(chosen.metrics, wishes.weights_dir, may_pull)
         if not wishes.dry_run:
-            _require_weights(named, found)
+            checks.require_weights(named, found)
             cache.ensure_writable()
         made = cls(
             recipe=recipe,
@@ -181,7 +136,9 @@ class Evaluation:
             unfounded=overall.unfounded(chosen.metrics, found_items, fixed),
         )
         if not made.parts and not wishes.dry_run:
-            _refuse_all({made.why_not(m) for m in chosen.metrics if m.kind != "overall"}, found)
+            checks.refuse_all(
+                {made.why_not(m) for m in chosen.metrics if m.kind != "overall"}, found
+            )
         return made
 
     @property
@@ -217,10 +174,10 @@ class Evaluation:
             return self.unfounded[metric.name]
         for need in metric.needs:
             if need in self.found.unusable:
-                return f"{UNAVAILABLE}{self.found.missing[need].what}"
+                return f"{checks.UNAVAILABLE}{self.found.missing[need].what}"
         files = [WEIGHTS[need].file for need in metric.needs if need in self.found.missing]
         if files:
-            return f"{UNAVAILABLE}needs {', '.join(files)}"
+            return f"{checks.UNAVAILABLE}needs {', '.join(files)}"
         lacking = [column for column in metric.columns if column not in self.columns]
         return f"no item has {', '.join(lacking)}" if lacking else ""
 
@@ -235,7 +192,7 @@ class Evaluation:
             WeightsError: A file is damaged.
         """
         with self._work() as bench:
-            outcome = self._conclude(self._rows(bench, each), bench.store)
+            outcome = self._outcome(self._rows(bench, each), bench.store)
             if cuts := bench.read.cuts():
                 self.context.reporter.warn(texts.in_words(cuts))
                 outcome = replace(outcome, cuts=cuts)
@@ -340,75 +297,26 @@ class Evaluation:
                 same = [item, *others.get(index, ())]
                 yield from album.anchors(same, self.settings.anchors)
 
-    def _conclude(self, entries: Mapping[str, Entries], store: FeatureStore) -> Outcome:
-        groups = sets.groups_of(name for rows in entries.values() for name in rows.content_names())
-        found: list[Aggregate] = []
-        for method, of_method in entries.items():
-            for metric in self.parts:
-                if metric.kind == "set":
-                    own = sets.distinct(metric, of_method) if method in ANCHORS else of_method
-                    score = sets.score(metric, own, groups, store)
-                    found.append(summary.of_set(metric, method, score))
-                else:
-                    of_rows = summary.of_rows(
-                        metric,
-                        method,
-                        of_method,
-                        seed=self.settings.seed,
-                        resamples=self.settings.resamples,
-                    )
-                    if metric.kind == "pool":
-                        of_rows = replace(of_rows, n_references=pools.references(metric, of_method))
-                    found.append(of_rows)
-        means = [
-            overall.of(metric.name, self.parts, found, entries, self.ranges)
-            for metric in self.ready
-            if metric.kind == "overall"
-        ]
-        aggregates = summary.with_rel(self.parts, found, entries)
-        aggregates += [one for mean in means for one in overall.aggregates_of(mean, entries)]
+    def _outcome(self, entries: Mapping[str, Entries], store: FeatureStore) -> Outcome:
+        found = conclude(
+            self.ready,
+            entries,
+            store,
+            self.settings,
+            compare=self.wishes.compare,
+            ranges=self.ranges,
+        )
         return Outcome(
             metrics=self.chosen.metrics,
             entries=entries,
-            aggregates=aggregates,
-            overalls=means,
+            aggregates=found.aggregates,
+            overalls=found.overalls,
             absent={m.name: why for m in self.chosen.metrics if (why := self.why_not(m))},
             compared=self.wishes.compare,
-            comparisons=self._compare(entries, groups, store),
+            comparisons=found.comparisons,
             baseline=self.baseline,
-            gaps=self._gaps(entries, store),
+            gaps=found.gaps,
         )
-
-    def _gaps(
-        self, entries: Mapping[str, Sequence[Entry]], store: FeatureStore
-    ) -> dict[str, Mapping[str, Gap]]:
-        """Of every metric made of similarities, by the references of all methods together."""
-
-        def every() -> Iterator[Entry]:
-            return (entry for method in self.methods for entry in entries[method])
-
-        found = {m.name: pools.gaps(m, every(), store) for m in self.parts if m.similar}
-        return {name: gaps for name, gaps in found.items() if gaps}
-
-    def _compare(
-        self,
-        entries: Mapping[str, Entries],
-        groups: Mapping[str, int],
-        store: FeatureStore,
-    ) -> list[Comparison]:
-        if self.wishes.compare is None:
-            return []
-        first, second = (entries.get(method, ()) for method in self.wishes.compare)
-        found: list[Comparison] = []
-        for metric in self.parts:
-            difference = (
-                summary.difference_of_rows(metric, first, second, self.settings)
-                if metric.kind != "set"
-                else summary.difference_of_sets(metric, first, second, groups, store)
-            )
-            found += [difference] if difference else []
-        adjusted = statistics.holm([one.p for one in found])
-        return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
     def check_bounds(self, outcome: Outcome) -> None:
         """Compare what was found with what was asked for.
@@ -475,108 +383,3 @@ def _score_share(
         for scored in evaluation._scored(evaluation._bench(store)):
             if scored.case.method == scored.case.item.method:
                 each()
-
-
-def _refuse_all(reasons: Set[str], found: Found) -> NoReturn:
-    """Of metrics none of which can be computed.
-
-    Raises:
-        WeightsError: For want of files alone.
-        UsageError: For want of columns, too.
-    """
-    said = "none of the metrics can be computed: " + "; ".join(sorted(reasons))
-    if all(reason.startswith(UNAVAILABLE) for reason in reasons):
-        names = " ".join(f"metrics/{name}" for name in found.missing)
-        raise WeightsError(
-            said,
-            fix=f"`style models pull {names}` where there is a network, --weights-dir DIR, or "
-            "another --preset",
-        )
-    raise UsageError(said, fix="give --content and --style, or a manifest with those columns")
-
-
-def _require_parts(chosen: Chosen) -> None:
-    if all(metric.kind == "overall" for metric in chosen.metrics):
-        raise UsageError(
-            f"{chosen.metrics[0].name} is a mean over other metrics, and there is none",
-            fix=f"name them beside it, as in --metrics {chosen.metrics[0].name},ssim,color_sw",
-        )
-
-
-def _tell_pairs(
-    found: Sequence[Item], asked: Asked, settings: Evaluate, reporter: Reporter
-) -> None:
-    """Say what a user may want to check: pairs by order, and outputs that stayed alone."""
-    if settings.pair == "lexicographic":
-        reporter.note(items.pairs_in_words(found))
-    for role, looked_for in (("content", asked.contents), ("style", asked.styles)):
-        if looked_for and (alone := items.unpaired(found, role)):
-            reporter.warn(
-                f"{len(alone)} of {len(found)} outputs have no {role} among --{role}: "
-                f"{', '.join(alone[:SHOWN])}{' …' if len(alone) > SHOWN else ''}"
-            )
-
-
-def _check_names(
-    found: Sequence[Item], wishes: Wishes, bounds: Sequence[Bound], settings: Evaluate
-) -> None:
-    folders = {item.output.parent for item in found}
-    if any(folder.resolve() == wishes.output.resolve() for folder in folders):
-        raise UsageError(
-            f"--output {wishes.output} is a folder of results", fix="give one for the report"
-        )
-    for name in (*(wishes.compare or ()), *(b.method for b in bounds if b.method)):
-        if name in settings.anchors:
-            for role in ANCHORS[name].roles:
-                items.require(found, role, name)
-        else:
-            items.choose_method(found, name)
-    if wishes.compare:
-        _require_shared(found, wishes.compare, settings)
-
-
-def _require_shared(found: Sequence[Item], pair: tuple[str, str], settings: Evaluate) -> None:
-    """Two methods are compared on the same tasks, or not at all."""
-    ids = [
-        {item.id for item in found if name in settings.anchors or item.method == name}
-        for name in pair
-    ]
-    shared, most = len(ids[0] & ids[1]), max(map(len, ids))
-    if not shared or (shared < MIN_SHARED * most and not settings.allow_partial):
-        raise UsageError(
-            f"{pair[0]} and {pair[1]} share {shared} of {most} items",
-            fix="score both on the same items"
-            + (", or --set evaluate.allow_partial=true" if shared else ""),
-        )
-
-
-def _bound(text: str) -> Bound:
-    match = _THRESHOLD.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        value = float(match["value"])
-        if not math.isfinite(value):
-            raise ValueError
-    except ValueError as error:
-        raise UsageError(
-            f"--fail-under {text!r} is not METRIC=VALUE", fix="such as --fail-under ssim=0.4"
-        ) from error
-    return Bound(table.lookup(match["metric"]), value, match["method"])
-
-
-def _require_weights(named: Sequence[Metric], found: Found) -> None:
-    """All that is missing at once, so that nobody fetches one file after another."""
-    faults = {
-        need: f"{metric.name}{':' if need in found.unusable else ' needs'} "
-        + found.missing[need].what
-        for metric in named
-        for need in metric.needs
-        if need in found.missing
-    }
-    if faults:
-        first, *_ = (found.missing[need].fix for need in faults)
-        drop = ",".join(f"-{m.name}" for m in named if any(n in faults for n in m.needs))
-        raise WeightsError(
-            "\n".join(faults.values()), fix=f"{first}; or leave it out: --metrics {drop}"
-        )
