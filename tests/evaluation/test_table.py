@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stylecli.engine.scoring.items import COLUMNS
+from stylecli.engine.scoring.item import COLUMNS
 from stylecli.errors import UsageError
 from stylecli.evaluation.metric import Metric
 from stylecli.evaluation.networks import NETWORKS

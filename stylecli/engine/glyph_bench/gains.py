@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from stylecli.artifacts.files import replacing
 from stylecli.engine.scoring.entries import Entry
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.evaluation import statistics
 from stylecli.evaluation.statistics import Interval

@@ -7,7 +7,8 @@ from typing import NoReturn
 
 from stylecli.engine.context import Reporter
 from stylecli.engine.scoring import items
-from stylecli.engine.scoring.items import Asked, Item
+from stylecli.engine.scoring.item import Item
+from stylecli.engine.scoring.items import Asked
 from stylecli.engine.scoring.networks import Found
 from stylecli.engine.scoring.pictures import ANCHORS
 from stylecli.engine.scoring.wishes import Bound, Wishes

@@ -34,7 +34,8 @@ from stylecli.engine.scoring import (
 )
 from stylecli.engine.scoring.conclusion import conclude
 from stylecli.engine.scoring.entries import Entries, Entry, Shared, in_columns
-from stylecli.engine.scoring.items import Asked, Item
+from stylecli.engine.scoring.item import COLUMNS, Item
+from stylecli.engine.scoring.items import Asked
 from stylecli.engine.scoring.networks import Found, Networks
 from stylecli.engine.scoring.pictures import Album, Case
 from stylecli.engine.scoring.rows import Bench, Scored
@@ -125,7 +126,7 @@ class Evaluation:
             recipe=recipe,
             asked=asked,
             items=[item for item in found_items if parts.belongs(item.id, wishes.part)],
-            columns=frozenset(c for c in items.COLUMNS if any(item.has(c) for item in found_items)),
+            columns=frozenset(c for c in COLUMNS if any(item.has(c) for item in found_items)),
             chosen=chosen,
             found=found,
             context=resolve(recipe.device, reporter),

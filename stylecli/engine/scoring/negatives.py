@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 
 COLUMN = "negative_style"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stylecli.artifacts import ranges
 from stylecli.engine.scoring.entries import Entry
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 from stylecli.engine.scoring.summary import NOTHING, Aggregate, is_anchor
 from stylecli.evaluation import table
 from stylecli.evaluation.catalogue.overall import OVERALL, OVERALL_Z

@@ -18,7 +18,7 @@ from stylecli.artifacts import images
 from stylecli.artifacts.features import FeatureStore
 from stylecli.artifacts.images import Picture
 from stylecli.artifacts.store import digest
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 from stylecli.errors import ItemError
 from stylecli.evaluation import metrics, palette, pixels
 from stylecli.recipe.scoring import Evaluate

@@ -12,7 +12,8 @@ from stylecli.artifacts import store
 from stylecli.artifacts.files import to_json, unwritable, write_atomic
 from stylecli.engine.context import Reporter
 from stylecli.engine.scoring import items as results
-from stylecli.engine.scoring.items import Asked, Item
+from stylecli.engine.scoring.item import Item
+from stylecli.engine.scoring.items import Asked
 from stylecli.engine.study import page, pairing, pictures, questions
 from stylecli.engine.study.design import Design, digest
 from stylecli.engine.study.key import COPY, KEY, PAGE, PICTURES, Key, Pair

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from stylecli.engine.scoring.items import Item, choose_method
+from stylecli.engine.scoring.item import Item
+from stylecli.engine.scoring.items import choose_method
 from stylecli.engine.study.design import digest, handed_out
 from stylecli.engine.study.key import COPY, Pair
 from stylecli.errors import InputError, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 from stylecli.errors import InputError, UsageError
 
 CONTENT, STYLE, OVERALL = "content", "style", "overall"

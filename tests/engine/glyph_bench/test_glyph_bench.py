@@ -270,7 +270,7 @@ def test_similarities_are_turned_into_distances() -> None:
 
 @pytest.mark.slow
 def test_best_and_worst_are_shown_side_by_side(tmp_path: Path, asked: Asked) -> None:
-    from stylecli.engine.scoring.items import Item
+    from stylecli.engine.scoring.item import Item
 
     built(asked)
     made = table([0.5, 1, 3, 2, 2, 1], CONTENT, STYLE, PALETTE)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from stylecli.artifacts.features import FeatureStore
-from stylecli.engine.scoring.items import Asked, Item, collect
+from stylecli.engine.scoring.item import Item
+from stylecli.engine.scoring.items import Asked, collect
 from stylecli.engine.scoring.networks import Networks
 from stylecli.engine.scoring.rows import Bench
 from stylecli.evaluation.table import choose

@@ -255,3 +255,44 @@ def test_two_contents_of_one_name_pair_with_nothing(world: World, tmp_path: Path
 def test_a_glob_names_folders(world: World) -> None:
     found = collect(Asked(results=[str(world.root / "[nf]*ar")]), PLAIN)
     assert {item.method for item in found} == {"near", "far"}
+
+
+def test_a_manifest_of_tasks_counts_for_every_folder_of_results(world: World) -> None:
+    rows = [
+        {"id": f"{name}!", "output": f"{name}__ink.png", "content": f"contents/{name}.png"}
+        for name in ("apple", "boat")
+    ]
+    tasks = manifest(world.root / "tasks.jsonl", *rows).manifest
+    folders = [str(world.root / "near"), str(world.root / "far")]
+    items = collect(Asked(results=folders, manifest=tasks), PLAIN)
+    assert [(i.id, i.method, i.output.parent.name, i.output.name) for i in items] == [
+        ("apple!", "near", "near", "apple__ink.png"),
+        ("apple!", "far", "far", "apple__ink.png"),
+        ("boat!", "near", "near", "boat__ink.png"),
+        ("boat!", "far", "far", "boat__ink.png"),
+    ]
+    assert items[0].content is items[1].content
+    named = collect(Asked(results=folders, manifest=tasks, methods=["a", "b"]), PLAIN)
+    assert [item.method for item in named] == ["a", "b"] * 2
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "said"),
+    [
+        ({"method": "near", "output": "near/apple__oil.png"}, {}, "names a method, and other rows"),
+        ({"output": "gone.png"}, {}, "gone.png does not exist"),
+        ({"output": "apple__oil.png"}, {"contents": ["{}/contents"]}, "says what the results are"),
+        ({"output": "apple__oil.png"}, {"methods": ["a", "a"]}, "called 'a'"),
+        ({"output": "apple__oil.png"}, {"results": []}, "no 'method'"),
+        ({"content": "contents/boat.png"}, {}, "no 'output'"),
+    ],
+)
+def test_a_manifest_of_tasks_that_does_not_fit_is_refused(
+    world: World, row: dict[str, object], more: dict[str, list[str]], said: str
+) -> None:
+    first = {"output": "apple__ink.png", "content": "contents/apple.png"}
+    tasks = manifest(world.root / "wrong.jsonl", first, row).manifest
+    results = [str(world.root / "near"), str(world.root / "far")]
+    filled = {key: [one.format(world.root) for one in value] for key, value in more.items()}
+    with pytest.raises((InputError, UsageError), match=said):
+        collect(Asked(**{"results": results, "manifest": tasks, **filled}), PLAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from stylecli.engine.scoring.items import Item
+from stylecli.engine.scoring.item import Item
 from stylecli.engine.scoring.negatives import drawn
 
 STYLES = ("pixel-art", "line art", "cyberpunk", "Pixel Art style")
