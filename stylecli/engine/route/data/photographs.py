@@ -154,10 +154,7 @@ class Photographs:
         found: dict[str, Chosen] = {}
         held: set[str] = set()
         wanted = data.images + data.held_out
-        for photograph in self._in_turn(listings, seed, excluded):
-            outline = self._outline(photograph, data, seed)
-            if outline is None:
-                continue
+        for photograph, outline in candidates(listings, data, seed, excluded, self.left_out):
             # Those of validation come first, so that they stay when more are asked for.
             split = VAL if len(found) < data.held_out else TRAIN
             if data.held_out:
@@ -181,49 +178,73 @@ class Photographs:
             fix=_fewer(len(found), data),
         )
 
-    def _in_turn(
-        self, listings: Sequence[Listing], seed: int, excluded: frozenset[str]
-    ) -> Iterable[Photograph]:
-        every: dict[str, Photograph] = {}
-        for listing in listings:
-            for photograph in listing:
-                if photograph.id in excluded:
-                    self.left_out["in the set that is excluded"] += 1
-                elif photograph.id in every:
-                    self.left_out["named twice"] += 1
-                else:
-                    every[photograph.id] = photograph
-        return sorted(every.values(), key=lambda one: derive(seed, "route-data", one.id))
 
-    def _outline(self, photograph: Photograph, data: Data, seed: int) -> Outline | None:
-        """One of its objects that will do, any as likely as another."""
-        things = [one for one in photograph.outlines if _is_thing(one.name)]
-        if not things:
-            self.left_out["name no thing alone of its kind"] += 1
-            return None
-        things = [one for one in things if data.takes(one.name)]
-        if not things:
-            self.left_out["show none of the objects that are asked for"] += 1
-            return None
-        try:
-            size = images.size_of(photograph.file)
-        except ImageError:
-            self.left_out["whose picture is missing or damaged"] += 1
-            return None
-        why = ""
-        chance = generator(seed, "object", photograph.id)
-        for place in torch.randperm(len(things), generator=chance).tolist():
-            try:
-                mask = things[place].read(size)
-            except (InputError, ImageError):
-                why = why or "whose mask is missing, damaged or of another size"
-                continue
-            if (reason := unfit(mask, data)) is None:
-                found: Outline = things[place]
-                return found
-            why = reason
-        self.left_out[why] += 1
+def candidates(
+    listings: Sequence[Listing],
+    data: Data,
+    seed: int,
+    excluded: Collection[str],
+    left_out: Counter[str],
+) -> Iterator[tuple[Photograph, Outline]]:
+    """Photographs in an order that the seed draws, each with one of its objects that will do.
+
+    Args:
+        data: Says what will do.
+        excluded: Ids of photographs that must not be used.
+        left_out: Why how many were passed over; counted on.
+    """
+    for photograph in _in_turn(listings, seed, frozenset(excluded), left_out):
+        outline = _outline(photograph, data, seed, left_out)
+        if outline is not None:
+            yield photograph, outline
+
+
+def _in_turn(
+    listings: Sequence[Listing], seed: int, excluded: frozenset[str], left_out: Counter[str]
+) -> Iterable[Photograph]:
+    every: dict[str, Photograph] = {}
+    for listing in listings:
+        for photograph in listing:
+            if photograph.id in excluded:
+                left_out["in the set that is excluded"] += 1
+            elif photograph.id in every:
+                left_out["named twice"] += 1
+            else:
+                every[photograph.id] = photograph
+    return sorted(every.values(), key=lambda one: derive(seed, "route-data", one.id))
+
+
+def _outline(
+    photograph: Photograph, data: Data, seed: int, left_out: Counter[str]
+) -> Outline | None:
+    """One of its objects that will do, any as likely as another."""
+    things = [one for one in photograph.outlines if _is_thing(one.name)]
+    if not things:
+        left_out["name no thing alone of its kind"] += 1
         return None
+    things = [one for one in things if data.takes(one.name)]
+    if not things:
+        left_out["show none of the objects that are asked for"] += 1
+        return None
+    try:
+        size = images.size_of(photograph.file)
+    except ImageError:
+        left_out["whose picture is missing or damaged"] += 1
+        return None
+    why = ""
+    chance = generator(seed, "object", photograph.id)
+    for place in torch.randperm(len(things), generator=chance).tolist():
+        try:
+            mask = things[place].read(size)
+        except (InputError, ImageError):
+            why = why or "whose mask is missing, damaged or of another size"
+            continue
+        if (reason := unfit(mask, data)) is None:
+            found: Outline = things[place]
+            return found
+        why = reason
+    left_out[why] += 1
+    return None
 
 
 def unfit(mask: Mask, data: Data) -> str | None:
