@@ -89,6 +89,7 @@ class Metric:
         similar: The extractor whose cosines the number is made of: for these it can be said which
             families of references they tell apart.
         is_rate: Every row's number is 1 or 0, and theirs together a share.
+        is_paired: For *set* metrics: a reference counts as often as outputs have it.
         also: Columns that it takes beside, under the settings of `evaluate`.
     """
 
@@ -110,6 +111,7 @@ class Metric:
     lpips: str = ""
     similar: str = ""
     is_rate: bool = False
+    is_paired: bool = False
     also: Callable[[Mapping[str, object]], tuple[str, ...]] | None = None
 
     @property
@@ -117,11 +119,20 @@ class Metric:
         """Names of weight files."""
         return tuple(dict.fromkeys(file for use in self.uses for file in NETWORKS[use].needs))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it compares two Gaussians that features are fitted by."""
+        return self.kind == "set" and self.distance == "frechet"
+
     def under(self, settings: Mapping[str, object]) -> Metric:
-        """The same, with the columns that it takes under these settings."""
+        """The same, as it is under these settings: its columns, and what it counts."""
         more = self.also(settings) if self.also else ()
         new = tuple(column for column in more if column not in self.columns)
-        return replace(self, columns=(*self.columns, *new)) if new else self
+        found = replace(self, columns=(*self.columns, *new)) if new else self
+        if self.is_fitted and settings["fid_ref"] == "paired":
+            definition = f"{self.definition}; styles as often as outputs have them"
+            return replace(found, definition=definition, is_paired=True)
+        return found
 
 
 def of_content(name: str, better: Better, text: str, **rest: Any) -> Metric:

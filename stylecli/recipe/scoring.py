@@ -44,6 +44,11 @@ class Evaluate(Strict):
     mask_polarity: Literal["white", "black"] = Field(
         "white", description="Which part of a mask picture is the region."
     )
+    fid_ref: Literal["unique", "paired"] = Field(
+        "unique",
+        description="References of Fréchet distances: each style once, or as often as outputs have "
+        "it, as older scripts count them.",
+    )
     rsm_fit: Literal["square", "clip", "letterbox"] = Field(
         "square", description="How the region's crop becomes a square."
     )

@@ -76,12 +76,16 @@ def score(
         is_counted &= ~np.isnan(rows.column(metric.lpips))
     counted = rows.where(is_counted)
     outputs = [rows.shared.keys[code] for code in counted.outputs(metric.name).tolist()]
+    named = counted.references(metric.name).tolist()
     # A repeated reference is not another sample.
-    together = dict.fromkeys(counted.references(metric.name).tolist())
-    references = list(dict.fromkeys(k for c in together for k in rows.shared.references[c]))
+    references = list(
+        dict.fromkeys(k for c in dict.fromkeys(named) for k in rows.shared.references[c])
+    )
     if min(len(outputs), len(references)) < 2:
         reason = f"{len(outputs)} outputs and {len(references)} styles; two of each are needed"
         return SetScore(math.nan, len(outputs), len(references), {}, reason=reason)
+    if metric.is_paired:
+        references = [key for code in named for key in rows.shared.references[code]]
     tables = [store.rows(keys) for keys in (outputs, references)]
     contents = counted.contents.tolist()
     groups = torch.tensor([groups_by_content[rows.shared.contents[code]] for code in contents])
@@ -96,10 +100,10 @@ def score(
             group: frechet.art_fid(float(lpips[groups != group].mean()), fid)
             for group, fid in without.items()
         }
-    width = tables[0][0:1].shape[1]
+    width, different = tables[0][0:1].shape[1], len(set(references))
     is_fitted = metric.distance.startswith("frechet")
-    is_deficient = is_fitted and min(len(outputs), len(references)) <= width
-    return SetScore(value, len(outputs), len(references), without, is_deficient)
+    is_deficient = is_fitted and min(len(outputs), different) <= width
+    return SetScore(value, len(outputs), different, without, is_deficient)
 
 
 def _distance(metric: Metric) -> Callable[..., tuple[float, dict[int, float]]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -131,3 +133,35 @@ def test_the_limit_of_many_outputs_is_not_taken_from_few(store: FeatureStore) ->
     score = sets.score(lookup("fid_inf"), rows, sets.groups_of(r.content for r in rows), store)
     assert math.isnan(score.value)
     assert "8000" in score.reason
+
+
+@pytest.mark.parametrize("width", [4, 60])
+def test_paired_references_count_as_often_as_outputs_have_them(
+    store: FeatureStore, width: int
+) -> None:
+    outputs, references = features(30, width, 1), features(20, width, 2) + 1
+    rows = entries(store, outputs, references)
+    groups = sets.groups_of(row.content for row in rows)
+    settings = {"fid_ref": "paired"}
+    paired = sets.score(FID.under(settings), rows, groups, store)
+    repeated = references[[i % 20 for i in range(30)]]
+    a, b = (
+        (x.mean(axis=0), np.cov(x, rowvar=False))
+        for x in (outputs.double().numpy(), repeated.double().numpy())
+    )
+    root = scipy.linalg.sqrtm(a[1] @ b[1]).real.trace()
+    wanted = ((a[0] - b[0]) ** 2).sum() + a[1].trace() + b[1].trace() - 2 * root
+    assert paired.value == pytest.approx(wanted, rel=1e-4)
+    unique = sets.score(FID, rows, groups, store)
+    assert unique.value != pytest.approx(paired.value, rel=1e-3)
+    assert unique.n_references == paired.n_references == 20
+    # Repeats would break the independence that the unbiased form relies on.
+    assert KID.under(settings) is KID
+    art = sets.score(ARTFID.under(settings), rows, groups, store)
+    lpips = sum(row.values["pocket-lpips"] for row in rows) / 30
+    assert art.value == pytest.approx((1 + lpips) * (1 + paired.value))
+
+
+def test_what_is_counted_otherwise_says_so() -> None:
+    assert "as often as outputs" in FID.under({"fid_ref": "paired"}).definition
+    assert FID.under({"fid_ref": "unique"}) is FID
