@@ -80,8 +80,10 @@ def _of_method(
     settings: Evaluate,
 ) -> Aggregate:
     if metric.kind == "set":
+        # A copy of one picture for forty tasks is one sample, and is far from forty styles.
         own = sets.distinct(metric, rows) if method in ANCHORS else rows
-        return summary.of_set(metric, method, sets.score(metric, own, groups, store))
+        score = sets.score(metric, own, groups, store, compared_with=rows)
+        return summary.of_set(metric, method, score)
     found = summary.of_rows(metric, method, rows, seed=settings.seed, resamples=settings.resamples)
     if metric.kind == "pool":
         return replace(found, n_references=pools.references(metric, rows))

@@ -68,15 +68,22 @@ def score(
     entries: Sequence[Entry],
     groups_by_content: Mapping[str, int],
     store: FeatureStore,
+    *,
+    compared_with: Entries | None = None,
 ) -> SetScore:
-    """One set metric of one method, from features that the rows left in the store."""
+    """One set metric of one method, from features that the rows left in the store.
+
+    Args:
+        compared_with: Rows whose styles are the reference, where it is not those of the entries.
+    """
     rows = in_columns(entries)
     is_counted = rows.outputs(metric.name) != ABSENT
     if metric.lpips:
         is_counted &= ~np.isnan(rows.column(metric.lpips))
     counted = rows.where(is_counted)
     outputs = [rows.shared.keys[code] for code in counted.outputs(metric.name).tolist()]
-    named = counted.references(metric.name).tolist()
+    others = counted if compared_with is None else compared_with
+    named = [code for code in others.references(metric.name).tolist() if code != ABSENT]
     # A repeated reference is not another sample.
     references = list(
         dict.fromkeys(k for c in dict.fromkeys(named) for k in rows.shared.references[c])

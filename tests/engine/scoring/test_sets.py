@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stylecli.artifacts.features import FeatureStore
 from stylecli.engine.scoring import sets
-from stylecli.engine.scoring.entries import Entry
+from stylecli.engine.scoring.entries import Entry, in_columns
 from stylecli.engine.scoring.summary import of_set
 from stylecli.evaluation import frechet
 from stylecli.evaluation.table import lookup
@@ -165,3 +165,24 @@ def test_paired_references_count_as_often_as_outputs_have_them(
 def test_what_is_counted_otherwise_says_so() -> None:
     assert "as often as outputs" in FID.under({"fid_ref": "paired"}).definition
     assert FID.under({"fid_ref": "unique"}) is FID
+
+
+def test_a_copy_of_a_content_is_compared_with_the_styles_of_all_its_tasks(
+    store: FeatureStore,
+) -> None:
+    rows = entries(store, features(12, 4, 1), features(3, 4, 2))
+    # Four contents in three styles each, and the content itself in place of every result.
+    copies = in_columns(
+        [
+            replace(row, features={FID.name: (f"o{i // 3}", f"r{i % 3}")}, content=f"c{i // 3}")
+            for i, row in enumerate(rows)
+        ]
+    )
+    own = sets.distinct(FID, copies)
+    groups = sets.groups_of(row.content for row in copies)
+    score = sets.score(FID, own, groups, store, compared_with=copies)
+    assert (score.n_outputs, score.n_references) == (4, 3)
+    wanted = frechet.frechet_distance_features(
+        features(12, 4, 1)[:4].double(), features(3, 4, 2).double()
+    )
+    assert score.value == pytest.approx(wanted, rel=1e-8)
