@@ -226,6 +226,17 @@ OutputOpt = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+FolderOpt = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        parser=given_path,
+        help="Folder to write to.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 NameOpt = Annotated[
     str | None,
     typer.Option(

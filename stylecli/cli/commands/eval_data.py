@@ -10,8 +10,8 @@ import typer
 
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    OUTPUT,
     DryRunOpt,
+    FolderOpt,
     OverwriteOpt,
     examples,
     given,
@@ -36,17 +36,6 @@ SourcesArg = Annotated[
         parser=given_path,
         help="Lists (coco), pairs NAME_im, NAME_gt (voc, big), contents and styles (styles), "
         "contents and folders of references (families), .jsonl or .parquet (megastyle).",
-    ),
-]
-FolderOpt = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        parser=given_path,
-        help="Folder of the tasks.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 PicturesOpt = Annotated[

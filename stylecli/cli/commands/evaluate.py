@@ -20,8 +20,8 @@ from stylecli.cli.options import (
     WaitOpt,
     examples,
     given,
-    given_path,
 )
+from stylecli.cli.results import Results
 from stylecli.cli.unattended import ShardOpt
 
 if TYPE_CHECKING:
@@ -29,13 +29,8 @@ if TYPE_CHECKING:
     from stylecli.engine.scoring.rows import Scored
     from stylecli.recipe.load import Resolved
 
-WHAT, JUDGE, OUTPUT = "What is scored", "How", options.OUTPUT
+JUDGE, OUTPUT = "How", options.OUTPUT
 LIST = "list"
-
-ResultsArg = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="RESULTS", parser=given, help="Folders of results, one a method."),
-]
 
 
 @examples(
@@ -43,7 +38,7 @@ ResultsArg = Annotated[
     "style evaluate --manifest all.jsonl --compare ours theirs --fail-under ssim=0.3 -o report/",
 )
 def evaluate(
-    results: ResultsArg = None,
+    results: Results,
     output: Annotated[
         str,
         typer.Option(
@@ -55,46 +50,6 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = "report",
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            "--manifest",
-            metavar="FILE",
-            parser=given_path,
-            help="Rows of id, method, output, content, style, mask, …; .jsonl or .csv.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    content: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--content",
-            metavar="PATH",
-            parser=given,
-            help="Where the contents of RESULTS are; repeatable.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    style: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--style",
-            metavar="PATH",
-            parser=given,
-            help="Where their styles are; repeatable.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            parser=given,
-            help="What to call each folder; default: its name.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -185,18 +140,11 @@ def evaluate(
     )
     from stylecli.engine.runs import shards
     from stylecli.engine.scoring.evaluation import Evaluation
-    from stylecli.engine.scoring.items import Asked
     from stylecli.engine.scoring.wishes import Wishes
 
     evaluation = Evaluation.prepare(
         resolved.recipe,
-        Asked(
-            results=results or (),
-            manifest=manifest,
-            contents=content or (),
-            styles=style or (),
-            methods=method or (),
-        ),
+        results.asked(),
         Wishes(
             output=Path(output).expanduser(),
             weights_dir=weights_dir,

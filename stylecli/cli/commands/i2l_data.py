@@ -11,9 +11,9 @@ import typer
 
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    OUTPUT,
     RUN,
     DryRunOpt,
+    FolderOpt,
     OverwriteOpt,
     WaitOpt,
     examples,
@@ -126,17 +126,6 @@ UpscalerOpt = Annotated[
         parser=given,
         help="lanczos (default), or package.module:function.",
         rich_help_panel=OF_ROWS,
-    ),
-]
-FolderOpt = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        parser=given_path,
-        help="Folder of the set.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 WorkersOpt = Annotated[

@@ -11,10 +11,10 @@ import typer
 from stylecli.cli.bundles import Seeded
 from stylecli.cli.console import console
 from stylecli.cli.options import (
-    OUTPUT,
     SETTINGS,
     AllowDownloadOpt,
     DryRunOpt,
+    FolderOpt,
     OverwriteOpt,
     WaitOpt,
     examples,
@@ -133,17 +133,6 @@ TriesOpt = Annotated[
         max=16,
         help="Times to ask an editor that moves the object; default: 1.",
         rich_help_panel=SETTINGS,
-    ),
-]
-FolderOpt = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        parser=given_path,
-        help="Folder of the set.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 

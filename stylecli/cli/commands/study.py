@@ -12,6 +12,7 @@ from stylecli.cli.console import console
 from stylecli.cli.options import (
     OUTPUT,
     SETTINGS,
+    FolderOpt,
     OverwriteOpt,
     RecipeOpt,
     SetOpt,
@@ -19,19 +20,9 @@ from stylecli.cli.options import (
     given,
     given_path,
 )
+from stylecli.cli.results import WHAT, Results
 
-WHAT, ASKED = "What is compared", "What raters are asked"
-FolderOpt = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        parser=given_path,
-        help="Folder to write to.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+ASKED = "What raters are asked"
 
 
 def _texts(flag: str, metavar: str, text: str, panel: str) -> object:
@@ -45,32 +36,7 @@ def _texts(flag: str, metavar: str, text: str, panel: str) -> object:
 def make(
     output: FolderOpt,
     ours: Annotated[str, _texts("--ours", "NAME", "The method that others are up against.", WHAT)],
-    results: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RESULTS", parser=given, help="Folders of results, one a method."),
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            "--manifest",
-            metavar="FILE",
-            parser=given_path,
-            help="Rows as for `style evaluate`; .jsonl or .csv.",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    content: Annotated[
-        list[str] | None,
-        _texts("--content", "PATH", "Where the contents of RESULTS are; repeatable.", WHAT),
-    ] = None,
-    style: Annotated[
-        list[str] | None,
-        _texts("--style", "PATH", "Where their styles are; repeatable.", WHAT),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        _texts("--method", "NAME", "What to call each folder; default: its name.", WHAT),
-    ] = None,
+    results: Results,
     against: Annotated[
         list[str] | None,
         _texts("--against", "NAME", "Another method; repeatable; default: all others.", WHAT),
@@ -140,16 +106,8 @@ def make(
 ) -> None:
     """Make a page on which people compare results, without learning whose they are."""
     settings = carrying.settings(recipe, overrides).recipe.evaluate
-    from stylecli.engine.scoring.items import Asked
     from stylecli.engine.study import making, page
 
-    asked = Asked(
-        results=results or (),
-        manifest=manifest,
-        contents=content or (),
-        styles=style or (),
-        methods=method or (),
-    )
     wanted = making.Wanted(
         output=output.expanduser(),
         ours=ours,
@@ -167,7 +125,7 @@ def make(
         seed=settings.seed,
         overwrite=overwrite,
     )
-    made = making.make(asked, wanted, settings, console)
+    made = making.make(results.asked(), wanted, settings, console)
     for line in making.notes(made):
         console.note(line)
     for name, error in made.failures.items():
