@@ -109,7 +109,7 @@ def mcnemar_p(differences: Sequence[float]) -> float:
 
     NaN without items; 1 where the two never differ.
 
-    >>> mcnemar_p([1, 1, 1, 1, 1, 1, 0, 0, -1]), mcnemar_p([0, 0])
+    >>> round(mcnemar_p([1, 1, 1, 1, 1, 1, 0, 0, -1]), 6), mcnemar_p([0, 0])
     (0.125, 1.0)
     """
     if not differences:

@@ -87,6 +87,13 @@ def test_copies_are_zero_and_one_of_the_relative_scale(report: Path) -> None:
         assert near < far
 
 
+def test_copies_are_far_from_all_styles(report: Path) -> None:
+    """A content is left alone in every style it was asked for, not in the first of them."""
+    methods = read(report)["methods"]
+    assert methods["content_copy"]["pocket-fid"]["n"] == 3
+    assert {own["pocket-fid"]["n_references"] for own in methods.values()} == {2}
+
+
 def test_what_lacks_its_weights_is_a_line_and_not_a_failure(report: Path) -> None:
     record = read(report)
     why = record["metrics"]["fid"]["unavailable"]

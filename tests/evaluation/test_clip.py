@@ -20,30 +20,14 @@ from stylecli.errors import WeightsError
 from stylecli.evaluation import published, weights
 from stylecli.evaluation.clip import ARCHITECTURES, Clip, clip_network
 from stylecli.evaluation.pixels import CLIP_MEAN, CLIP_STD, PREPROCESS
+from tests.evaluation.taste import tiny
 
 # isort: split
 # Behind the package, which makes the import of torchvision safe.
 import open_clip
 import open_clip.model
 
-TINY = {
-    "embed_dim": 12,
-    "quick_gelu": True,
-    "vision_cfg": {
-        "image_size": 224,
-        "layers": 2,
-        "width": 32,
-        "head_width": 16,
-        "patch_size": 56,
-    },
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 16,
-        "heads": 2,
-        "layers": 2,
-    },
-}
+TINY = tiny.clip_config(quick_gelu=True)
 TEXTS = ["a photograph of a cat", "oil on canvas", "", "Œuvre — 鶴, 1888!"]
 
 

@@ -80,9 +80,12 @@ def _of_method(
     settings: Evaluate,
 ) -> Aggregate:
     if metric.kind == "set":
-        # A copy of one picture for forty tasks is one sample, and is far from forty styles.
-        own = sets.distinct(metric, rows) if method in ANCHORS else rows
-        score = sets.score(metric, own, groups, store, compared_with=rows)
+        if method in ANCHORS:
+            # A copy of one picture for forty tasks is one sample, and is far from forty styles.
+            own = sets.distinct(metric, rows)
+            score = sets.score(metric, own, groups, store, compared_with=rows)
+        else:
+            score = sets.score(metric, rows, groups, store)
         return summary.of_set(metric, method, score)
     found = summary.of_rows(metric, method, rows, seed=settings.seed, resamples=settings.resamples)
     if metric.kind == "pool":

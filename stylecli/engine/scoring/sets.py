@@ -85,9 +85,8 @@ def score(
     others = counted if compared_with is None else compared_with
     named = [code for code in others.references(metric.name).tolist() if code != ABSENT]
     # A repeated reference is not another sample.
-    references = list(
-        dict.fromkeys(k for c in dict.fromkeys(named) for k in rows.shared.references[c])
-    )
+    each = (key for code in dict.fromkeys(named) for key in rows.shared.references[code])
+    references = list(dict.fromkeys(each))
     if min(len(outputs), len(references)) < 2:
         reason = f"{len(outputs)} outputs and {len(references)} styles; two of each are needed"
         return SetScore(math.nan, len(outputs), len(references), {}, reason=reason)
