@@ -76,6 +76,27 @@ def test_the_same_data_give_the_same_bytes_and_others_are_not_mixed(
     assert found["tasks.jsonl"] != first["tasks.jsonl"]
 
 
+def test_a_source_that_cannot_be_used_leaves_nothing_and_blocks_nothing(
+    style: Style, tmp_path: Path
+) -> None:
+    lines(tmp_path / "few.jsonl", said(1, 2))
+    wrong = style("eval-data", "megastyle", tmp_path / "few.jsonl", "-o", tmp_path / "t")
+    assert wrong.status == 2
+    assert not (tmp_path / "t").exists()
+    source = photos.voc(tmp_path / "voc")
+    # As a killed run leaves it.
+    (tmp_path / "t" / "masks").mkdir(parents=True)
+    (tmp_path / "t" / "masks" / "old.png").write_bytes(b"")
+    (tmp_path / "t" / "protocol.json").write_text('{"key": "another", "is_whole": false}')
+    assert style("eval-data", "voc", source, "-o", tmp_path / "t").status == 0
+    assert not (tmp_path / "t" / "masks" / "old.png").exists()
+    own = style("eval-data", "voc", source, "-o", source)
+    assert (own.status, "is one of the sources" in own.err) == (2, True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tasks.jsonl").write_text("{}")
+    assert style("eval-data", "voc", source, "-o", tmp_path / "other").status == 3
+
+
 def test_a_dry_run_counts_and_writes_nothing(style: Style, tmp_path: Path) -> None:
     source = photos.voc(tmp_path / "voc")
     done = style("eval-data", "voc", source, "-o", tmp_path / "t", "--dry-run", "--json")

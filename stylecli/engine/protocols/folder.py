@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -65,7 +66,9 @@ class Folder:
         """
         if self._overwrite or not any((self._path / name).exists() for name in (ABOUT, *OURS)):
             return
-        if self._known().get("key") != self._key:
+        known = self._known()
+        # What a run left that did not come to its end is nobody's.
+        if known.get("is_whole", not known) and known.get("key") != self._key:
             raise OutputDiffersError(
                 f"{self._path} holds other tasks, or tasks of other data",
                 fix="--overwrite replaces them, or choose another --output",
@@ -86,6 +89,18 @@ class Folder:
         except OSError as error:
             raise unwritable(self._path, error) from error
         write_atomic(self._path / ABOUT, _page({**about, "is_whole": False}))
+        try:
+            count = self._tasks(reporter)
+        except InputError:
+            self._forget()
+            raise
+        write_atomic(self._path / SCRIPT, self._script().encode())
+        left_out = dict(sorted(self._source.left_out.items()))
+        counts = {"tasks": count, "left_out": left_out, "is_whole": True}
+        write_atomic(self._path / ABOUT, _page({**about, **counts}))
+        return Made(count, left_out)
+
+    def _tasks(self, reporter: Reporter) -> int:
         count = 0
         with ExitStack() as files, reporter.task("tasks", 0) as progress:
             streams: dict[str, BinaryIO] = {}
@@ -104,11 +119,7 @@ class Folder:
                 progress.advance()
             if not count:
                 raise nothing(self._source)
-        write_atomic(self._path / SCRIPT, self._script().encode())
-        left_out = dict(sorted(self._source.left_out.items()))
-        counts = {"tasks": count, "left_out": left_out, "is_whole": True}
-        write_atomic(self._path / ABOUT, _page({**about, **counts}))
-        return Made(count, left_out)
+        return count
 
     def put(self, name: str, data: bytes) -> None:
         """See `tasks.Shelf`."""
@@ -131,6 +142,13 @@ class Folder:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def _forget(self) -> None:
+        """Leave nothing of a source that cannot be used; pictures of the user's stay."""
+        self._clear()
+        (self._path / ABOUT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.rmdir()
 
     def _clear(self) -> None:
         for name in OURS:

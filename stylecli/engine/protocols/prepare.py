@@ -76,6 +76,11 @@ def prepare(asked: Asked, reporter: Reporter) -> tuple[Source, Folder]:
             fit it.
     """
     _check(asked)
+    for path in asked.sources:
+        if path.resolve() == asked.output.resolve():
+            raise UsageError(
+                f"--output {asked.output} is one of the sources", fix="choose another folder"
+            )
     seed = asked.seed or 0
     source: Source
     if asked.protocol in REGIONS:

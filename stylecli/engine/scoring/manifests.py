@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,9 @@ def items_of(path: Path, folders: Mapping[str, Path] | None = None) -> list[Item
         _check(given, place, has_folders=folders is not None)
         values = known.values(given)
         outputs = (
-            [(values["method"], path.parent / str(given["output"]))]
+            [(values["method"], path.parent / given["output"])]
             if folders is None
-            else [(method, folder / str(given["output"])) for method, folder in folders.items()]
+            else [(method, folder / given["output"]) for method, folder in folders.items()]
         )
         for method, output in outputs:
             found.append(Item(**{**values, "method": method, "output": output}, place=place))
@@ -70,12 +71,12 @@ class _Known:
         for column in FILES:
             if column not in given or column == "output":
                 continue
-            names = _names(given[column])
             if column == "style":
+                names = _names(given[column])
                 key = tuple(names)
                 values[column] = self._styles.setdefault(key, tuple(map(self._file, names)))
             else:
-                values[column] = self._file(names[0])
+                values[column] = self._file(given[column])
         values["id"] = str(given["id"]) if "id" in given else _id(values, given)
         return values
 
@@ -94,6 +95,9 @@ def _check(given: Mapping[str, Any], place: str, *, has_folders: bool) -> None:
             f"{place}  names a method, and other rows are tasks for folders of results",
             fix="give every row a method, or none",
         )
+    for column, value in given.items():
+        if fix := _fault(column, value):
+            raise InputError(f"{place}  {column} is {json.dumps(value)[:60]}", fix=fix)
     try:
         "".join(str(value) for value in given.values()).encode()
     except UnicodeEncodeError as error:
@@ -105,9 +109,20 @@ def _check(given: Mapping[str, Any], place: str, *, has_folders: bool) -> None:
 def _id(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     content = [values["content"]] if "content" in values else []
     stems: Sequence[str] = [path.stem for path in (*content, *values.get("style", ()))]
-    return "__".join(stems) or Path(str(given["output"])).stem
+    return "__".join(stems) or Path(given["output"]).stem
 
 
-def _names(value: object) -> list[str]:
+def _names(value: str | list[str]) -> list[str]:
     """CSV has no lists; ``a|b`` is one."""
-    return [str(v) for v in value] if isinstance(value, list) else str(value).split("|")
+    return value if isinstance(value, list) else value.split("|")
+
+
+def _fault(column: str, value: object) -> str:
+    """What is to be written instead of a value, if it is none that the column can have."""
+    if column == "style":
+        is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        return "" if is_list or isinstance(value, str) else "give a file's name, or a list of them"
+    if column in FILES:
+        return "" if isinstance(value, str) else "give one file's name"
+    is_plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return "" if is_plain else "give a text"

@@ -72,6 +72,12 @@ def test_a_file_that_is_not_there_is_named_with_its_line(world: World, column: s
         ({"method": "m", "output": "near/apple__ink.png", "contnet": "x"}, "unknown column"),
         ({"method": "m", "output": "x" * 5000}, "does not exist"),
         ({"method": "\ud800", "output": "near/apple__ink.png"}, "half a character"),
+        ({"method": "m", "output": 5}, "output is 5"),
+        ({"method": "m", "output": "near/apple__ink.png", "content": ["a", "b"]}, "content is"),
+        ({"method": "m", "output": "near/apple__ink.png", "style": [["a"]]}, "style is"),
+        ({"method": "m", "output": "near/apple__ink.png", "prompt": ["a"]}, r'prompt is \["a"\]'),
+        ({"method": "m", "output": "near/apple__ink.png", "region_text": True}, "region_text is"),
+        ({"method": {"a": 1}, "output": "near/apple__ink.png"}, "method is"),
     ],
 )
 def test_a_line_that_lacks_something_is_refused(
