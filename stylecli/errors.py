@@ -31,8 +31,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("lpip", ["lpips", "fid"])
     'did you mean lpips? '
+    >>> did_you_mean("qwen", ["owen", "qwen2.5-vl-7b"])
+    'did you mean qwen2.5-vl-7b? '
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    # Who stops typing early is nearer than any measure of letters says.
+    begun = [one for one in names if len(name) > 2 and one.startswith(name)]
+    near = sorted(begun, key=len)[:1] or difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}? " if near else ""
 
 

@@ -36,6 +36,7 @@ from stylecli.evaluation.weights import (
 PREFIX = "metrics/"
 # Nobody wants to fetch as much twice.
 CONTINUED_MB = 1000
+WORTH_KEEPING = 2**20
 # Faults of the folder, not of the network.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 SHA256_DIGITS = 64
@@ -98,7 +99,14 @@ def _scratch(weights: Weights, target: Path) -> Iterator[Path]:
     if weights.repository and weights.megabytes >= CONTINUED_MB:
         folder = target.parent / f".pull-{target.name}"
         folder.mkdir(exist_ok=True)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            # The client's own notes are nothing to go on from.
+            held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if held < WORTH_KEEPING:
+                shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)
         return
     with TemporaryDirectory(prefix=".pull-", dir=target.parent) as name:

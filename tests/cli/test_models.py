@@ -130,6 +130,16 @@ def test_absent_metric_weights_end_with_4_and_name_file_and_place(
 
 
 @pytest.mark.mostly_slow
+def test_several_are_pulled_and_one_that_is_unknown_stops_all(style: Style) -> None:
+    done = style("models", "pull", "pocket", "pocket-edit", "--json")
+    assert done.status == 0, done.err
+    assert [row["name"] for row in done.rows[:-1]] == ["pocket", "pocket-edit"]
+    wrong = style("models", "pull", "pocket", "metrics/qwen", "--json")
+    assert wrong.status == 2
+    assert len(wrong.rows) == 1
+    assert "did you mean metrics/qwen2.5-vl-7b?" in wrong.err
+
+
 @pytest.mark.parametrize("verb", ["pull", "verify"])
 @pytest.mark.parametrize(
     ("name", "near"), [("metrics/unknown", "metrics/"), ("inception", "metrics/inception?")]

@@ -460,7 +460,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
             "config.json": b"{}",
             "README.md": b"long",
             "model.safetensors.index.json": json.dumps(index).encode(),
-            SHARDS[0]: b"one",
+            SHARDS[0]: b"one" * 2**19,
             SHARDS[1]: b"two",
         }
     )
@@ -490,14 +490,22 @@ def test_a_folder_is_fetched_whole_and_every_file_is_remembered(hub: Hub, folder
 
 
 def test_what_has_arrived_of_a_folder_waits_for_the_next_try(hub: Hub, folder: Path) -> None:
-    hub.breaks_after = 2
+    hub.breaks_after = 3
     with pytest.raises(WeightsError, match="reset by peer"):
         pull(JUDGE, folder)
     with pytest.raises(WeightsError, match="is not on this machine"):
         find(JUDGE, folder)
+    assert held(folder / "family")
     pull(JUDGE, folder)
     assert len(hub.served) == len(set(hub.served)) == 4
     assert not list((folder / "family").glob(".pull-*"))
+
+
+def test_what_is_nothing_to_go_on_from_is_not_left(hub: Hub, folder: Path) -> None:
+    hub.breaks_after = 1
+    with pytest.raises(WeightsError, match="reset by peer"):
+        pull(JUDGE, folder)
+    assert held(folder / "family") == []
 
 
 def test_a_folder_that_lacks_what_its_index_names_is_refused(hub: Hub, folder: Path) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What the names of metrics' weights begin with; backbones' have no such part.
 METRICS = "metrics/"
 
+NamesArg = Annotated[
+    list[str], typer.Argument(metavar="NAME", help="Names from `style models list`.")
+]
 NameArg = Annotated[str, typer.Argument(metavar="NAME", help="A name from `style models list`.")]
 
 
@@ -54,9 +57,21 @@ def models_list(weights_dir: WeightsDirOpt = None) -> None:
     _list_metrics(weights_dir)
 
 
-@examples("style models pull sd15", "style models pull metrics/inception --json")
-def models_pull(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
-    """Download weights and check their hashes."""
+@examples("style models pull sd15", "style models pull metrics/inception metrics/alexnet --json")
+def models_pull(names: NamesArg, weights_dir: WeightsDirOpt = None) -> None:
+    """Download weights, one after another, and check their hashes."""
+    for name in names:
+        if name.startswith(METRICS):
+            from stylecli.engine import metric_weights
+
+            metric_weights.named(name)
+        else:
+            _known(name, weights_dir)
+    for name in names:
+        _pull(name, weights_dir)
+
+
+def _pull(name: str, weights_dir: Path | None) -> None:
     if name.startswith(METRICS):
         from stylecli.engine import metric_weights
 
