@@ -126,6 +126,7 @@ COMMANDS = (
     Command("recipes validate", care.recipes_validate, CARE),
     Command("models list", models.models_list, CARE),
     Command("models pull", models.models_pull, CARE, online=True),
+    Command("models bundle", models.models_bundle, CARE),
     Command("models verify", models.models_verify, CARE),
     Command("cache list", care.cache_list, CARE),
     Command("cache prune", care.cache_prune, CARE),

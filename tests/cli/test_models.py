@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.conftest import Style
 
 LIST = """
 import sys
+import tarfile
 from stylecli.cli.app import main
 status = main(["models", "list"])
 heavy = ("diffusers", "open_clip", "peft", "torchvision", "transformers")
@@ -198,3 +200,28 @@ def test_a_failed_check_ends_with_1_and_says_what_to_do(
     rows = style("doctor", "--json").rows
     assert [row.get("figure") for row in rows] == ["1", 0.25, None, None]
     assert [row.get("fix") for row in rows] == ["", "", "mend it", None]
+
+
+@pytest.mark.mostly_slow
+def test_a_bundle_is_made_and_told(
+    style: Style, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bare / "dino" / "dinov2-base" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file({"weight": torch.ones(3)}, file)
+    command = ("models", "bundle", "metrics/dinov2-base", "-o", tmp_path / "w.tar")
+    command = (*command, "--weights-dir", bare)
+    (row, _) = style(*command, "--json").rows
+    assert row["names"] == ["metrics/dinov2-base"]
+    assert row["bytes"] == (tmp_path / "w.tar").stat().st_size
+    assert row["licences"] == {"metrics/dinov2-base": "Apache-2.0"}
+    again = style(*command)
+    assert (again.status, "--overwrite" in again.err) == (3, True)
+    with tarfile.open(tmp_path / "w.tar") as tar:
+        tar.extractall(tmp_path / "there", filter="data")
+    monkeypatch.setenv("STYLE_WEIGHTS_DIR", str(tmp_path / "there"))
+    done = style("models", "verify", "metrics/dinov2-base")
+    assert (done.status, str(tmp_path / "there") in done.out) == (0, True)
+    absent = style("models", "bundle", "sd15", "-o", tmp_path / "no.tar")
+    assert absent.status == 4
+    assert not (tmp_path / "no.tar").exists()

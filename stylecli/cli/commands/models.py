@@ -11,12 +11,15 @@ import typer
 from stylecli.cli.carrying import settings
 from stylecli.cli.console import console, size
 from stylecli.cli.options import (
+    OUTPUT,
     BackboneOpt,
     DeviceOpt,
     DtypeOpt,
+    OverwriteOpt,
     RecipeOpt,
     WeightsDirOpt,
     examples,
+    given_path,
 )
 from stylecli.errors import InputError, StyleError, UsageError, WeightsError
 
@@ -94,6 +97,43 @@ def _pull(name: str, weights_dir: Path | None) -> None:
     console.note(f"{size(held)}, {hashes}")
     row = {"name": name, "kind": "backbone", "backbone": name}
     console.result({**row, "output": str(folder), "bytes": held})
+
+
+@examples(
+    "style models bundle sd15 metrics/alexnet -o weights.tar",
+    "style models bundle flux1-kontext metrics/csd -o kontext.tar --weights-dir weights/",
+)
+def models_bundle(
+    names: NamesArg,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=given_path,
+            help="The bundle, a .tar.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    overwrite: OverwriteOpt = False,
+    weights_dir: WeightsDirOpt = None,
+) -> None:
+    """Pack weights of this machine into one file, for a machine without a network."""
+    from stylecli.engine import bundling
+
+    for name in names:
+        if not name.startswith(METRICS):
+            _known(name, None)
+    found = bundling.parcels(names, weights_dir)
+    held = bundling.write(found, output.expanduser(), console, overwrite=overwrite)
+    for parcel in found:
+        console.note(f"{parcel.name}: {parcel.licence}")
+    console.note(
+        f"{size(held)}; there: tar -xf {output.name} -C DIR, and STYLE_WEIGHTS_DIR=DIR from then on"
+    )
+    row = {"output": str(output), "bytes": held, "names": [parcel.name for parcel in found]}
+    console.result({**row, "licences": {p.name: p.licence for p in found}}, text=str(output))
 
 
 @examples("style models verify pocket", "style models verify metrics/inception --json")
@@ -179,7 +219,7 @@ def _list_metrics(weights_dir: Path | None) -> None:
 
 def _line(name: str, is_here: bool, licence: str, held: str, origin: str) -> str:
     state = "here" if is_here else "missing"
-    return f"{name:<19}  {state:<7}  {licence:<26}  {held:>7}  {origin}"
+    return f"{name:<25}  {state:<7}  {licence:<26}  {held:>7}  {origin}"
 
 
 def _known(name: str, weights_dir: Path | None) -> Source:
