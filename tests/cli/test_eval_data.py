@@ -97,6 +97,19 @@ def test_a_source_that_cannot_be_used_leaves_nothing_and_blocks_nothing(
     assert style("eval-data", "voc", source, "-o", tmp_path / "other").status == 3
 
 
+def test_two_tasks_of_one_name_are_refused(style: Style, tmp_path: Path) -> None:
+    for content in ("a", "a__b"):
+        draw(tmp_path / "contents" / f"{content}.png", 1)
+    for look in ("b__c", "c"):
+        draw(tmp_path / "styles" / f"{look}.png", 2)
+    done = style(
+        "eval-data", "styles", tmp_path / "contents", tmp_path / "styles", "-o", tmp_path / "t"
+    )
+    assert done.status == 2
+    assert "two tasks would both be called a__b__c.png" in done.err
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_dry_run_counts_and_writes_nothing(style: Style, tmp_path: Path) -> None:
     source = photos.voc(tmp_path / "voc")
     done = style("eval-data", "voc", source, "-o", tmp_path / "t", "--dry-run", "--json")

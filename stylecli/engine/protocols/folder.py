@@ -101,7 +101,7 @@ class Folder:
         return Made(count, left_out)
 
     def _tasks(self, reporter: Reporter) -> int:
-        count = 0
+        known: set[str] = set()
         with ExitStack() as files, reporter.task("tasks", 0) as progress:
             streams: dict[str, BinaryIO] = {}
 
@@ -112,14 +112,20 @@ class Folder:
                 streams[name].write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
             for task in self._source.tasks(self):
+                name = str(task.row["output"])
+                if name in known:
+                    raise InputError(
+                        f"two tasks would both be called {name}",
+                        fix="give their pictures names that differ in more than marks",
+                    )
+                known.add(name)
                 for name, row in task.run.items():
                     line(name, row)
                 line(ROWS, task.row)
-                count += 1
                 progress.advance()
-            if not count:
+            if not known:
                 raise nothing(self._source)
-        return count
+        return len(known)
 
     def put(self, name: str, data: bytes) -> None:
         """See `tasks.Shelf`."""
