@@ -148,6 +148,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     is_resident: bool = True,
+    is_editor: bool = False,
 ) -> Backbone:
     """Load a backbone from a local diffusers folder.
 
@@ -160,9 +161,11 @@ def load(
         variant: Weight file variant, such as fp16.
         is_resident: All weights go to the device at once; else they stay in main memory until
             `stylecli.backbone.tuning.tune` has decided.
+        is_editor: The UNet may see more than the latents that it denoises.
 
     Raises:
-        WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape.
+        WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape; or
+            the UNet has to be told what nobody here can tell it.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.configuration_utils import ConfigMixin
@@ -175,6 +178,7 @@ def load(
     unet = load_part(UNet2DConditionModel, folder, "unet", dtype, variant)
     vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
     text_encoder = load_part(CLIPTextModel, folder, "text_encoder", dtype, variant)
+    _refuse_unfit(name, unet.config, sees=None if is_editor else vae.config.latent_channels)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         scheduler = ConfigMixin._dict_from_json_file(folder / "scheduler" / "scheduler_config.json")
@@ -203,6 +207,28 @@ def load(
     )
     backbone.lay_out(channels_last=True)
     return backbone
+
+
+def _refuse_unfit(name: str, unet: Any, *, sees: int | None) -> None:
+    """See that a UNet needs nothing but latents, a timestep and words.
+
+    Args:
+        sees: Channels of those latents; None where others may come with them.
+
+    Raises:
+        WeightsError: It was made to be told more.
+    """
+    more = {
+        "the size of the picture and pooled words, like SDXL's": unet.addition_embed_type,
+        "classes": unet.class_embed_type or unet.num_class_embeds,
+        "a mask or another picture": sees is not None and unet.in_channels != sees,
+    }
+    for what, is_wanted in more.items():
+        if is_wanted:
+            raise WeightsError(
+                f"{name}: its UNet has to be told {what}, which this release cannot do",
+                fix="use a model like Stable Diffusion 1.5 or 2.1-base",
+            )
 
 
 def _layout(channels_last: bool) -> torch.memory_format:

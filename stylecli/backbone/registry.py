@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
+from stylecli.recipe.backbones import canonical
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 Kind = Literal["unet", "z-image", "flux2", "hidream", "edit-unet", "flux1-kontext"]
@@ -43,6 +44,7 @@ _WEIGHED: Mapping[Kind, tuple[str, ...]] = {
 # Of a model that is one network, everything side by side.
 _FLAT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 SUMS = "SHA256SUMS"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Beside the changes that make an editor: what it knows by name, a line each.
 THINGS = "things.txt"
 # What makes another model of a backbone, in the folder that a row names.
@@ -187,14 +189,14 @@ SOURCES: Mapping[str, Source] = {
 
 
 def find(backbone: str) -> Source:
-    """The registry's row for a name, or one made up for a local diffusers folder.
+    """The registry's row for a name, or one made up for a local diffusers folder or a hub id.
 
     Raises:
         InputError: Neither a known name nor a folder.
         WeightsError: A folder without a `model_index.json`.
     """
-    if backbone in SOURCES:
-        return SOURCES[backbone]
+    if (known := canonical(backbone)) in SOURCES:
+        return SOURCES[known]
     folder = Path(backbone).expanduser()
     if folder.is_dir():
         kind = _kind(folder)
@@ -204,11 +206,28 @@ def find(backbone: str) -> Source:
                 fix="give the folder that holds model_index.json, unet/, vae/, text_encoder/",
             )
         return Source(name=backbone, licence="unknown", folder=folder, kind=kind)
+    if is_hub_id(backbone):
+        return Source(
+            name=backbone,
+            licence="see its model card",
+            repositories=(backbone,),
+            kind=_kind_of_hub(backbone),
+        )
     hint = did_you_mean(backbone, SOURCES)
     raise InputError(
         f"backbone {backbone!r} is neither a known name nor a folder",
-        fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json",
+        fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json, or a hub "
+        "id, OWNER/NAME",
     )
+
+
+def is_hub_id(backbone: str) -> bool:
+    """Whether a name may be that of a repository on the hub.
+
+    >>> is_hub_id("Lykon/dreamshaper-8"), is_hub_id("sd15"), is_hub_id("../models/mine")
+    (True, False, False)
+    """
+    return _HUB_ID.fullmatch(backbone) is not None
 
 
 def require(source: Source, kinds: Collection[Kind]) -> None:
@@ -256,6 +275,17 @@ def things(source: Source) -> frozenset[str]:
     if file is None or not file.is_file():
         return frozenset()
     return frozenset(file.read_text(encoding="utf-8").split())
+
+
+def _kind_of_hub(repository: str) -> Kind:
+    """What the hub's cache says of a repository; UNets where it is not there yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model_index.json", "config.json"):
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            return _kind(Path(found).parent)
+    return "unet"
 
 
 def _kind(folder: Path) -> Kind:
@@ -395,7 +425,8 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
         f"the weights of {source.name} are not on this machine: {source.repositories[0]}"
         f"@{(revision or source.revision or 'main')[:12]} ({_needed(source)})"
         + (f"; {trouble}" if trouble else ""),
-        fix=f"style models pull {source.name}",
+        fix=f"style models pull {source.name}"
+        + ("" if source.name in SOURCES else ", or check the name if it is a folder's"),
     )
 
 

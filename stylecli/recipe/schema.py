@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from stylecli.recipe import timeline
+from stylecli.recipe.backbones import canonical
 from stylecli.recipe.baselines import Distill, StyleId
 from stylecli.recipe.finding import Masks, Words
 from stylecli.recipe.gallery import Dfcc, Gallery, Matching
@@ -29,7 +30,10 @@ Layers = Literal["none", "anchor", "from_anchor", "all"] | tuple[Count, ...]
 class Backbone(Strict):
     """Which frozen diffusion model everything runs on."""
 
-    id: str = Field("pocket", description="A name from `style models list`, or a local folder.")
+    id: Annotated[str, AfterValidator(canonical)] = Field(
+        "pocket",
+        description="A name from `style models list`, a local folder, or a hub id (OWNER/NAME).",
+    )
     revision: str | None = Field(None, description="Commit of the hub repository; default: pinned.")
     variant: str | None = Field(None, description="Weight file variant, such as fp16.")
 

@@ -279,6 +279,7 @@ def load(
         dtype=dtype,
         variant=variant,
         is_resident=is_resident,
+        is_editor=True,
     )
     if read is not None and delta is not None:
         base = model.fingerprint(folder)

@@ -229,7 +229,7 @@ def _known(name: str, weights_dir: Path | None) -> Source:
     if name not in registry.SOURCES and name in WEIGHTS:
         raise InputError(f"no backbone is called {name!r}", fix=f"did you mean {METRICS}{name}?")
     source = registry.find(name)
-    if name not in registry.SOURCES:
+    if source.folder is not None and source.name not in registry.SOURCES:
         raise UsageError(
             f"{name} is a folder, with no recorded hashes",
             fix=f"known: {', '.join(registry.SOURCES)}",

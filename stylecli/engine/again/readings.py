@@ -208,7 +208,8 @@ def _backbone(path: Path, facts: Facts, machine: Machine, folder: Path) -> str:
         alias.parent.mkdir(parents=True, exist_ok=True)
         link(alias, given)
         return str(alias)
-    if known in registry.SOURCES or (Path(known).name == known and Path(known).is_dir()):
+    is_named = known in registry.SOURCES or registry.is_hub_id(known)
+    if is_named or (Path(known).name == known and Path(known).is_dir()):
         return known
     raise InputError(
         f"{path} was made with the model folder {Path(known).name!r}, which is not here",
