@@ -106,8 +106,9 @@ def _parcel(name: str, weights_dir: Path | None) -> Parcel:
         return _of_metric(name, metric_weights.named(name), weights_dir)
     source = registry.find(name)
     if source.folder is not None:
-        said = "ships with the package" if name in registry.SOURCES else "is a folder of yours"
-        raise InputError(f"{name} {said}", fix="leave it out; copy folders as they are")
+        if name in registry.SOURCES:
+            raise InputError(f"{name} ships with the package", fix="leave it out")
+        raise InputError(f"{name} is a folder of yours", fix="copy it as it is")
     return _of_backbone(source)
 
 
