@@ -63,7 +63,7 @@ class Adapters:
                 self._unet.load_lora_adapter(
                     state,
                     adapter_name=name,
-                    prefix="unet",
+                    prefix=file.part,
                     network_alphas=dict(file.network_alphas) or None,
                     metadata=dict(file.metadata) or None,
                 )

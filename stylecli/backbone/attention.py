@@ -1,44 +1,27 @@
-"""What one pass through the UNet hands to another: queries, keys and features.
+"""Where UNets of the Stable Diffusion family hand over what an exchange carries.
 
-`Exchange` is installed once per run, in a ``with`` block that puts everything back. Between passes
-it is told what to do: *take* from the source rows, *give* to the target rows, or stay out of the
-way. Nothing here knows a step or a timestep. Rows may come in chunks, one call of the UNet after
-another: what was taken and given goes on where the call before ended.
-
-Attention matrices are never formed. ``((1-k) A_s + k A_t) V`` is ``(1-k) SDPA(Q_s, K_s, V) +
-k SDPA(Q_t, K_t, V)`` because multiplication by ``V`` distributes over the sum (DiffStyler eq. 5).
+Queries and keys are those of attention in the decoder, features those of its resnets; all is put in
+place for the length of a ``with`` block, and nothing of the model is changed for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stylecli.backbone.layers import DecoderLayer
+from stylecli.backbone.exchange import Exchange, Eyes, Mix, Tap
+from stylecli.backbone.layers import DecoderLayer, anchor, decoder_layers, select
 from stylecli.errors import RecipeError
-
-Tap = Literal["residual", "output"]
-Mix = Literal["probs", "qk"]
-# What the source rows left at one step, by layer.
-Taken = Mapping[str, tuple[Tensor, ...]]
+from stylecli.recipe.schema import Injection
 
 
-class PassEnded(Exception):  # noqa: N818 - a way out, not a fault
-    """Raised inside a pass of the UNet when nothing that follows is wanted."""
-
-
-class Exchange:
-    """Carries tensors of the source rows to the target rows, layer by layer.
-
-    Target row ``r`` looks through source row ``r mod S`` of ``S`` source rows, so target rows are
-    laid out ``[uncond 1..S | cond 1..S]``, once or for several looks one after another.
-    """
+class UnetExchange(Exchange):
+    """Carries resnets' features, and queries and keys of attention, between passes of a UNet."""
 
     def __init__(
         self,
@@ -48,39 +31,52 @@ class Exchange:
         tap: Tap = "residual",
         mix: Mix = "probs",
     ) -> None:
+        super().__init__(features=len(features), attention=len(attention), tap=tap, mix=mix)
         self._features = tuple(features)
-        self._attention = tuple(attention)
-        self.tap = tap
-        self.mix = mix
-        self.taking_features = self.taking_attention = False
-        self.giving_features = False
-        self.kappa = 1.0
-        self._remaining = 0
-        self._stops_early = False
-        # Rows of the calls before this one, and with it.
-        self._first = self._next = 0
-        self._store: dict[str, tuple[Tensor, ...]] = {}
+        self._layers = tuple(attention)
+
+    @classmethod
+    def of(cls, unet: Any, injection: Injection) -> UnetExchange:
+        """What a recipe asks to be handed over where.
+
+        Raises:
+            RecipeError: A layer that this UNet does not have.
+        """
+        layers = decoder_layers(unet)
+        own = select(layers, injection.attn_layers, anchor, key="attn_layers", with_attention=True)
+        cross = select(layers, injection.attn_cross, anchor, key="attn_cross", with_attention=True)
+        return cls(
+            features=select(
+                layers, injection.feature_layers, anchor, key="feature_layers", with_attention=False
+            ),
+            attention=[
+                *(name for layer in own for name in layer.self_attention),
+                *(name for layer in cross for name in layer.cross_attention),
+            ],
+            tap=injection.feature_tap,
+            mix=injection.attn_mix,
+        )
 
     @contextmanager
-    def installed(self, unet: Any) -> Iterator[None]:
+    def installed(self, model: Any) -> Iterator[None]:
         """Put processors and resnet wrappers into a UNet, and take them out again.
 
         Raises:
             RecipeError: An attention layer uses something the exchange does not support; nothing
                 was changed.
         """
-        before = unet.attn_processors
-        for name in self._attention:
-            refuse_unsupported(name, unet.get_submodule(name.removesuffix(".processor")))
+        before = model.attn_processors
+        for name in self._layers:
+            refuse_unsupported(name, model.get_submodule(name.removesuffix(".processor")))
         wrapped: list[tuple[nn.ModuleList, int, nn.Module]] = []
-        counting = unet.register_forward_pre_hook(self._count)
+        counting = model.register_forward_pre_hook(self._count)
         try:
             # set_attn_processor() empties the dict it is given, so give it a fresh one.
-            unet.set_attn_processor(
-                {**before, **{name: _SharedAttention(name, self) for name in self._attention}}
+            model.set_attn_processor(
+                {**before, **{name: _SharedAttention(name, self) for name in self._layers}}
             )
             for layer in self._features:
-                resnets = unet.up_blocks[layer.block].resnets
+                resnets = model.up_blocks[layer.block].resnets
                 wrapped.append((resnets, layer.index, resnets[layer.index]))
                 resnets[layer.index] = _SharedFeature(
                     f"feature.{layer.number}", resnets[layer.index], self
@@ -91,89 +87,11 @@ class Exchange:
             for resnets, index, resnet in wrapped:
                 cast(_SharedFeature, resnets[index]).release()
                 resnets[index] = resnet
-            unet.set_attn_processor(dict(before))
+            model.set_attn_processor(dict(before))
             self._store.clear()
 
     def _count(self, _unet: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._first, self._next = self._next, self._next + len(inputs[0])
-
-    @contextmanager
-    def taking(
-        self, *, features: bool, attention: bool, stop: bool, first: int = 0
-    ) -> Iterator[None]:
-        """Inside, one call of the UNet records source rows.
-
-        Args:
-            features: Record the features.
-            attention: Record queries and keys.
-            stop: End the block as soon as all is recorded: the rest of the decoder is not computed,
-                and neither is the pass's own output. For callers who do not want it.
-            first: Rows that were recorded before these, and are kept; 0 forgets all.
-        """
-        self._stops_early = stop
-        self.taking_features = features and bool(self._features)
-        self.taking_attention = attention and bool(self._attention)
-        self._remaining = (
-            len(self._features) * self.taking_features
-            + len(self._attention) * self.taking_attention
-        )
-        self._next = first
-        if not first:
-            self._store.clear()
-        try:
-            yield
-        except PassEnded:
-            pass
-        finally:
-            self.taking_features = self.taking_attention = False
-
-    @contextmanager
-    def giving(self, *, features: bool, kappa: float) -> Iterator[None]:
-        """Inside, target rows use what was taken.
-
-        Args:
-            features: Replace the features.
-            kappa: Share of the target's own attention: 0 is all source, 1 leaves it alone.
-        """
-        self.giving_features = features and bool(self._features)
-        self.kappa = kappa
-        self._next = 0
-        try:
-            yield
-        finally:
-            self.giving_features, self.kappa = False, 1.0
-
-    def put(self, key: str, *tensors: Tensor) -> None:
-        """Keep tensors of the source rows; ends the pass when they were the last ones wanted."""
-        if self._first:
-            pairs = zip(self._store[key], tensors, strict=True)
-            tensors = tuple(torch.cat(pair) for pair in pairs)
-        self._store[key] = tensors
-        self._remaining -= 1
-        if self._remaining == 0 and self._stops_early:
-            raise PassEnded
-
-    def get(self, key: str, rows: int) -> tuple[Tensor, ...]:
-        """What the source rows left, for each target row of this call."""
-        return tuple(self._repeated(tensor, rows) for tensor in self._store[key])
-
-    def _repeated(self, tensor: Tensor, rows: int) -> Tensor:
-        sources = len(tensor)
-        if sources == 1:
-            return tensor.expand(rows, *tensor.shape[1:])
-        if self._first % sources == 0 and rows % sources == 0:
-            return tensor.repeat(rows // sources, *[1] * (tensor.ndim - 1))
-        chosen = torch.arange(self._first, self._first + rows, device=tensor.device) % sources
-        return tensor[chosen]
-
-    @property
-    def taken(self) -> Taken:
-        """All that the source rows left, to be given again by `recall`."""
-        return dict(self._store)
-
-    def recall(self, taken: Taken) -> None:
-        """As if the source rows had just left this."""
-        self._store = dict(taken)
+        self._begins(len(inputs[0]))
 
 
 class _SharedAttention:
@@ -183,7 +101,7 @@ class _SharedAttention:
     keeps the content's layout, leaving the values alone keeps each row's own appearance.
     """
 
-    def __init__(self, key: str, exchange: Exchange) -> None:
+    def __init__(self, key: str, exchange: UnetExchange) -> None:
         self.key = key
         self.exchange = exchange
 
@@ -198,31 +116,18 @@ class _SharedAttention:
         exchange = self.exchange
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
-        kappa = exchange.kappa
-        own = kappa > 0
-        # A row that looks wholly through the source's eyes never needs its own.
-        query = split_heads(attn, attn.to_q(hidden_states)) if own else None
-        key = split_heads(attn, attn.to_k(context)) if own else None
-        if exchange.taking_attention and query is not None and key is not None:
-            exchange.put(self.key, query, key)
-        value = split_heads(attn, attn.to_v(context))
+        def own() -> Eyes:
+            return Eyes(
+                split_heads(attn, attn.to_q(hidden_states)), split_heads(attn, attn.to_k(context))
+            )
 
-        if kappa < 1:
-            source_query, source_key = exchange.get(self.key, len(value))
-            if query is None or key is None:
-                mixed = F.scaled_dot_product_attention(source_query, source_key, value)
-            elif exchange.mix == "qk":
-                mixed = F.scaled_dot_product_attention(
-                    (1 - kappa) * source_query + kappa * query,
-                    (1 - kappa) * source_key + kappa * key,
-                    value,
-                )
-            else:
-                theirs = F.scaled_dot_product_attention(source_query, source_key, value)
-                ours = F.scaled_dot_product_attention(query, key, value)
-                mixed = (1 - kappa) * theirs + kappa * ours
-        else:
-            mixed = F.scaled_dot_product_attention(cast(Tensor, query), cast(Tensor, key), value)
+        mixed = exchange.attended(
+            self.key,
+            len(hidden_states),
+            own,
+            lambda: split_heads(attn, attn.to_v(context)),
+            lambda eyes, value: F.scaled_dot_product_attention(*eyes, value),
+        )
         return projected(attn, mixed)
 
 
@@ -246,7 +151,7 @@ class _SharedFeature(nn.Module):
     target's two convolutions are not computed at all.
     """
 
-    def __init__(self, key: str, resnet: Any, exchange: Exchange) -> None:
+    def __init__(self, key: str, resnet: Any, exchange: UnetExchange) -> None:
         super().__init__()
         self.key = key
         self.exchange = exchange

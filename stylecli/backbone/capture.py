@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.attention import PassEnded, projected, refuse_unsupported, split_heads
+from stylecli.backbone.attention import projected, refuse_unsupported, split_heads
+from stylecli.backbone.exchange import PassEnded
 
 Part = Literal["queries", "keys", "values", "outputs"]
 # The name of a layer and its queries -> what its attention gives.

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone.levels import Levels, Schedule
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels, NoiseSchedule, move
 
 Predict = Callable[[Tensor, int], Tensor]
 Pairing = Literal["target", "matched"]
@@ -50,7 +50,7 @@ class Trajectory:
 def invert(
     clean: Float[Tensor, "b c h w"],
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     levels: Levels,
     *,
     keep: Levels | None = None,
@@ -64,7 +64,7 @@ def invert(
     Args:
         clean: Scaled latents, float32.
         predict: Raw model output for latents at a timestep, empty prompt.
-        schedule: Turns model outputs into noise.
+        schedule: Turns model outputs into what latents are moved along.
         levels: The grid to walk.
         keep: A coarser grid: only its levels are stored.
         pairing: The timestep the model is told: of the level being entered (``target``, as the
@@ -84,16 +84,16 @@ def invert(
         start, end = levels.alphas[k - 1], levels.alphas[k]
         seen_level = k if pairing == "target" else k - 1
         timestep = levels.timesteps[seen_level - 1] if seen_level else 0
-        alpha = levels.alphas[seen_level] if seen_level else schedule.alphas_cumprod[0]
-        noise = schedule.epsilon(predict(latents, timestep), latents, alpha)
-        entered = move(latents, noise, start, end)
+        alpha = levels.alphas[seen_level] if seen_level else schedule.signal(0)
+        noise = schedule.direction(predict(latents, timestep), latents, alpha)
+        entered = schedule.move(latents, noise, start, end)
         # Measured against where the step starts: passes that grow would hide their own changes.
         best, scale = entered, _norms(latents)
         last_change, is_open = torch.full_like(scale, float("inf")), scale == scale
         for _ in range(refine_iters):
             timestep, alpha = levels.timesteps[k - 1], end
-            noise = schedule.epsilon(predict(best, timestep), best, alpha)
-            entered = move(latents, noise, start, end)
+            noise = schedule.direction(predict(best, timestep), best, alpha)
+            entered = schedule.move(latents, noise, start, end)
             change = _norms(entered - best) / scale
             if (is_open & (change > last_change)).any():
                 on_warning(f"refinement diverges at timestep {timestep}; the best pass is kept")
@@ -118,7 +118,7 @@ def _norms(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 1 1"]:
 
 @torch.inference_mode()
 def reconstruct(
-    trajectory: Trajectory, predict: Predict, schedule: NoiseSchedule
+    trajectory: Trajectory, predict: Predict, schedule: Schedule
 ) -> Float[Tensor, "b c h w"]:
     """Sample back from the last level without guidance: what the trajectory loses on the way."""
     levels, latents = trajectory.levels, trajectory.latents[-1]

@@ -6,30 +6,43 @@ where it has one, is the transformer that follows it. SD1.5 and SD2.1 have layer
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stylecli.errors import RecipeError
 from stylecli.recipe.schema import Layers
 from stylecli.recipe.strict import AttentionLayers
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """One resnet of the decoder and the attentions after it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What a recipe's numbers of layers mean.
+
+    Attributes:
+        self_attention: Processor names of its self-attentions; empty without attention.
+    """
+
+    number: int
+    self_attention: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderLayer(Layer):
+    """One resnet of the decoder and the attentions after it: ``attn1``, and ``attn2`` to words.
 
     Attributes:
         block: Index into ``unet.up_blocks``.
         index: Index into that block's ``resnets``.
-        self_attention: Processor names of its ``attn1``; empty without attention.
         cross_attention: Processor names of its ``attn2``.
     """
 
-    number: int
     block: int
     index: int
-    self_attention: tuple[str, ...]
     cross_attention: tuple[str, ...]
+
+
+Some = TypeVar("Some", bound=Layer)
 
 
 def decoder_layers(unet: Any) -> list[DecoderLayer]:
@@ -65,7 +78,7 @@ def decoder_layers(unet: Any) -> list[DecoderLayer]:
     return layers
 
 
-def anchor(layers: list[DecoderLayer]) -> int:
+def anchor(layers: Sequence[DecoderLayer]) -> int:
     """The second resnet of the first block with attention: layer 4 of Stable Diffusion.
 
     Raises:
@@ -80,18 +93,20 @@ def anchor(layers: list[DecoderLayer]) -> int:
 
 
 def select(
-    layers: list[DecoderLayer],
+    layers: Sequence[Some],
     which: Layers,
+    anchored: Callable[[Sequence[Some]], int],
     *,
     key: str,
     with_attention: bool,
     section: str = "injection",
-) -> list[DecoderLayer]:
+) -> list[Some]:
     """The layers a recipe means by ``none``, ``anchor``, ``from_anchor``, ``all`` or numbers.
 
     Args:
-        layers: From `decoder_layers`.
+        layers: All of a model, such as `decoder_layers` gives.
         which: Value of the setting.
+        anchored: Finds the number of the anchor, such as `anchor`.
         key: Name of the setting, for messages.
         with_attention: Only layers that own attention count.
         section: Of the setting, for messages.
@@ -105,16 +120,16 @@ def select(
     if which == "all":
         return usable
     if which == "anchor":
-        return [layers[anchor(layers)]]
+        return [layers[anchored(layers)]]
     if which == "from_anchor":
-        first = anchor(layers)
+        first = anchored(layers)
         return [layer for layer in usable if layer.number >= first]
     known = {layer.number: layer for layer in usable}
     for number in which:
         if number not in known:
             reason = "has no attention" if number < len(layers) else "does not exist"
             raise RecipeError(
-                f"{section}.{key}: decoder layer {number} {reason}",
+                f"{section}.{key}: layer {number} {reason}",
                 fix=f"allowed: {', '.join(map(str, known))}",
             )
     return [known[number] for number in sorted(set(which))]
@@ -134,7 +149,7 @@ def self_attention(unet: Any, which: AttentionLayers, *, section: str) -> list[s
     if which == "last_six":
         chosen = [layer for layer in layers if layer.self_attention][-6:]
     else:
-        chosen = select(layers, which, key="layers", with_attention=True, section=section)
+        chosen = select(layers, which, anchor, key="layers", with_attention=True, section=section)
     if not chosen:
         raise RecipeError(
             "this UNet's decoder has no self-attention",

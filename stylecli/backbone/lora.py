@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stylecli.backbone import lora_names
-from stylecli.backbone.lora_names import Format
+from stylecli.backbone.lora_names import Format, Prefix
 from stylecli.errors import UsageError, WeightsError
 from stylecli.tensors.colour import Colours
 
@@ -33,7 +33,7 @@ class LoraFile:
     """A LoRA as diffusers loads it.
 
     Attributes:
-        state: Keys with the prefix ``unet.``.
+        state: Keys with the prefix ``unet.`` or ``transformer.``.
         network_alphas: For files that carry one alpha per layer (kohya).
         metadata: PEFT's config where the file carries it.
         header: The file's own metadata, such as ``style`` and ``modelspec.trigger_phrase``.
@@ -43,6 +43,11 @@ class LoraFile:
     network_alphas: Mapping[str, float]
     metadata: Mapping[str, Any]
     header: Mapping[str, str]
+
+    @property
+    def part(self) -> Prefix:
+        """Of a pipeline, whose layers it changes."""
+        return "unet" if any(key.startswith("unet.") for key in self.state) else "transformer"
 
     @property
     def trigger(self) -> str | None:
@@ -186,7 +191,8 @@ def check_matches(unet: Any, adapter_name: str, file: LoraFile, *, refusal: str 
     from diffusers.utils import convert_unet_state_dict_to_peft
     from peft import get_peft_model_state_dict
 
-    ours = {k.removeprefix("unet."): v for k, v in file.state.items() if k.startswith("unet.")}
+    front = f"{file.part}."
+    ours = {k.removeprefix(front): v for k, v in file.state.items() if k.startswith(front)}
     wanted = convert_unet_state_dict_to_peft(ours)
     try:
         loaded = get_peft_model_state_dict(unet, adapter_name=adapter_name)
@@ -243,8 +249,16 @@ def laid_out(
     *,
     layout: Format,
     dtype: torch.dtype,
+    part: Prefix = "unet",
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors named as PEFT does, and its config, in the layout of a file.
+
+    Args:
+        state: The tensors.
+        config: PEFT's.
+        layout: ``kohya`` is for UNets alone.
+        dtype: Of the file's tensors.
+        part: Of a pipeline, whose layers they are.
 
     Returns:
         Contiguous CPU tensors in `dtype`, and the metadata that belongs to the layout.
@@ -255,13 +269,20 @@ def laid_out(
         key: value.detach().to("cpu", dtype, copy=True).contiguous() for key, value in state.items()
     }
     if layout == "diffusers":
-        metadata = {f"unet.{key}": value for key, value in plain_config(config).items()}
+        metadata = {f"{part}.{key}": value for key, value in plain_config(config).items()}
         return (
-            {f"unet.{key}": value for key, value in state.items()},
+            {f"{part}.{key}": value for key, value in state.items()},
             {METADATA: json.dumps(metadata, sort_keys=True)},
         )
     if layout == "peft":
         return {f"base_model.model.{key}": value for key, value in state.items()}, {}
+    if part == "transformer":
+        # With scales in the numbers, since this layout is read without them.
+        scale = config.lora_alpha / config.r
+        return {
+            f"diffusion_model.{key}": value * scale if ".lora_B." in key and scale != 1 else value
+            for key, value in state.items()
+        }, {}
     # Without the prefix the converter forgets `lora_unet_`; and it writes the rank as alpha. No
     # lora_adapter_metadata here: diffusers refuses a file that has both it and alphas.
     kohya = convert_state_dict_to_kohya({f"unet.{key}": value for key, value in state.items()})

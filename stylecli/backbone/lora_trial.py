@@ -65,11 +65,13 @@ def verify_load(model: Any, pairs: Pairs, source: Path | Mapping[str, Tensor]) -
         )
 
 
-@contextmanager
-def loaded(model: Any, source: Path | Mapping[str, Tensor]) -> Iterator[tuple[Pairs, str]]:
-    """What diffusers makes of a file in a model, and what it says where it refuses."""
+def pipeline_of(model: Any) -> Any:
+    """The pipeline of diffusers whose loader reads LoRAs for a model.
+
+    Raises:
+        UsageError: There is none.
+    """
     import diffusers
-    from diffusers.utils import logging
 
     name = _PIPELINES.get(type(model).__name__)
     if name is None:
@@ -77,7 +79,20 @@ def loaded(model: Any, source: Path | Mapping[str, Tensor]) -> Iterator[tuple[Pa
             f"diffusers has no loader of LoRAs for {type(model).__name__}",
             fix="check the file against the layers alone",
         )
-    pipeline: Any = getattr(diffusers, name)
+    return getattr(diffusers, name)
+
+
+def part_of(model: Any) -> lora_names.Prefix:
+    """What a model is called in the pipelines, and in the keys of files."""
+    return "unet" if type(model).__name__ == "UNet2DConditionModel" else "transformer"
+
+
+@contextmanager
+def loaded(model: Any, source: Path | Mapping[str, Tensor]) -> Iterator[tuple[Pairs, str]]:
+    """What diffusers makes of a file in a model, and what it says where it refuses."""
+    from diffusers.utils import logging
+
+    pipeline = pipeline_of(model)
     was_bare = not getattr(model, "peft_config", None)
     refusal, verbosity = "", logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
+from stylecli.backbone.attention import UnetExchange
+from stylecli.backbone.exchange import Exchange
+from stylecli.backbone.levels import Schedule
 from stylecli.backbone.offload import Offload
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.errors import WeightsError
+from stylecli.recipe.schema import Injection
 
 
 @dataclass(eq=False)
@@ -46,13 +50,38 @@ class Backbone:
     vae: Any
     text_encoder: Any
     tokenizer: Any
-    schedule: NoiseSchedule
+    schedule: Schedule
     device: torch.device
     dtype: torch.dtype
     max_rows: int | None = None
     channels_last: bool = True
     offload: Offload | None = None
     tuned: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[nn.Module]]:
+        """What may wait elsewhere while another is at work."""
+        vae = self.vae
+        halves = (vae.encoder, vae.decoder, vae.quant_conv, vae.post_quant_conv)
+        return {
+            "text encoder": [self.text_encoder],
+            "vae": [half for half in halves if half],
+            "unet": [self.unet],
+        }
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """What the denoiser is made of, in the order it runs."""
+        unet = self.unet
+        return [one for one in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) if one]
+
+    def exchange(self, injection: Injection) -> Exchange:
+        """What a recipe asks to be handed from pass to pass in this model's layers.
+
+        Raises:
+            RecipeError: A layer that this model does not have.
+        """
+        return UnetExchange.of(self.unet, injection)
 
     @cached_property
     def scaling_factor(self) -> float:
@@ -133,10 +162,28 @@ class Backbone:
         return torch.cat([self._pass(rows, timestep, embeds) for rows, embeds in chunks])
 
     def _pass(self, latents: Tensor, timestep: int, prompt_embeds: Tensor) -> Tensor:
+        return self.call(latents.to(self.dtype), timestep, prompt_embeds).float()
+
+    def call(
+        self,
+        latents: Float[Tensor, "b _seen h w"],
+        timesteps: int | Int[Tensor, " b"],
+        prompt_embeds: Float[Tensor, "b tokens width"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The model itself, all rows at once; where gradients are wanted too.
+
+        Args:
+            latents: In the model's own type.
+            timesteps: One for all rows, or one for each.
+            prompt_embeds: From `encode_prompt`.
+        """
         output = self.unet(
-            latents.to(self.dtype), timestep, encoder_hidden_states=prompt_embeds, return_dict=False
+            latents,
+            timesteps,
+            encoder_hidden_states=prompt_embeds,
+            return_dict=False,
         )[0]
-        return cast(Tensor, output.float())
+        return cast(Tensor, output)
 
 
 def load(

@@ -7,28 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stylecli.backbone.levels import Prediction
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import NoiseSchedule, Prediction
 
 MIN_SNR = 5.0  # Hang et al. 2023, gamma
 # Share of times that are drawn by how much they count; the others evenly, so that none is rare.
 BY_WEIGHT = 0.7
-
-
-def noised(
-    schedule: NoiseSchedule,
-    clean: Float[Tensor, "b c h w"],
-    noise: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, " b"],
-) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-    """``x_t`` and what the model should answer: the noise, or the velocity."""
-    alphas = torch.tensor([schedule.alphas_cumprod[step] for step in timesteps.tolist()])
-    alphas = alphas.view(-1, 1, 1, 1).to(clean.device)
-    signal, spread = alphas.sqrt(), (1 - alphas).sqrt()
-    latents = signal * clean + spread * noise
-    if schedule.prediction_type == "epsilon":
-        return latents, noise
-    return latents, signal * noise - spread * clean
 
 
 def drawn(
@@ -66,7 +50,7 @@ def diffusion_loss(
     """
     device = backbone.device
     latents, target = (
-        _sent(rows, device) for rows in noised(backbone.schedule, clean, noise, timesteps)
+        _sent(rows, device) for rows in backbone.schedule.noised(clean, noise, timesteps)
     )
     output = answer(backbone, latents, timesteps, prompt_embeds)
     return F.mse_loss(output, target.float(), reduction="none").mean(dim=(1, 2, 3))
@@ -85,12 +69,9 @@ def answer(
     with torch.autocast(
         backbone.device.type, dtype=backbone.dtype, enabled=backbone.dtype != torch.float32
     ):
-        output: Tensor = backbone.unet(
-            latents.to(backbone.dtype),
-            _sent(timesteps, backbone.device),
-            encoder_hidden_states=prompt_embeds,
-            return_dict=False,
-        )[0]
+        output = backbone.call(
+            latents.to(backbone.dtype), _sent(timesteps, backbone.device), prompt_embeds
+        )
     return output.float()
 
 

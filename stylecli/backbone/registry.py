@@ -25,6 +25,9 @@ Kind = Literal["unet", "z-image", "flux2", "hidream", "edit-unet", "flux1-kontex
 # Those that draw from words alone, and those that edit a picture they are shown.
 DRAWING: tuple[Kind, ...] = ("unet", "z-image", "flux2", "hidream")
 EDITING: tuple[Kind, ...] = ("edit-unet", "flux1-kontext")
+# Transformers over latents, which can be walked to noise and back.
+FLOWS: tuple[Kind, ...] = ("z-image", "flux2")
+PAINTING: tuple[Kind, ...] = ("unet", *FLOWS)
 # What stands for a model's kind in the `model_index.json` of a local folder; others are UNets.
 _PIPELINES: Mapping[str, Kind] = {
     "ZImagePipeline": "z-image",
@@ -56,8 +59,8 @@ class Source:
     """One row of the registry.
 
     Attributes:
-        kind: Of its denoiser; those of `EDITING` are for RegionRoute alone, and of the others all
-            but `unet` are transformers, which i2L alone can use.
+        kind: Of its denoiser; those of `EDITING` are for RegionRoute alone, those of `PAINTING` for
+            restyling pictures, and i2L can use all but the editors.
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.schedule import Levels, NoiseSchedule
+from stylecli.backbone.levels import Levels, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def walk(
 def denoise(
     latents: Float[Tensor, "b c h w"],
     predict: Callable[[Tensor, Step], Tensor],
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     levels: Levels,
 ) -> Iterator[tuple[Step, Float[Tensor, "b c h w"]]]:
     """`walk` along what one model predicts.

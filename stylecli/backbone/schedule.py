@@ -10,52 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from stylecli.backbone.levels import Levels, Prediction, Schedule, Timesteps
 from stylecli.errors import RecipeError, WeightsError
 
-Prediction = Literal["epsilon", "v_prediction"]
-# A list of timesteps by the name of how it is spread, or one by one; None is the model's own way.
-Timesteps = Literal["leading", "trailing", "linspace", "lcm"] | Sequence[int] | None
-
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """A sampling grid in ascending noise.
-
-    Attributes:
-        timesteps: Training timesteps, strictly increasing, ``N`` of them.
-        alphas: Cumulative alphas of levels ``0 .. N``.
-    """
-
-    timesteps: tuple[int, ...]
-    alphas: tuple[float, ...]
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def restricted_to(self, coarse: Levels) -> list[int]:
-        """The level of this grid behind each level of a coarser one.
-
-        Raises:
-            RecipeError: A timestep of the coarse grid is missing here.
-        """
-        row = {timestep: k for k, timestep in enumerate(self.timesteps, start=1)}
-        if missing := [t for t in coarse.timesteps if t not in row]:
-            raise RecipeError(
-                f"inversion.steps {len(self)} skips timestep {missing[0]}, which the "
-                f"{len(coarse)} sampling steps need",
-                fix=f"leave inversion.steps out, or set it to {len(coarse)} or to a grid that "
-                "contains them all, like 999 (1000 where sampling.timesteps is trailing or lcm)",
-            )
-        return [0, *(row[t] for t in coarse.timesteps)]
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseSchedule:
+class NoiseSchedule(Schedule):
     """What a scheduler config says about noise, and nothing about stepping."""
 
     alphas_cumprod: tuple[float, ...]
@@ -181,7 +147,40 @@ class NoiseSchedule:
         # rounding lets it take one more, to timestep -1.
         return [int(t) for t in scheduler.timesteps if t >= 0]
 
-    def epsilon(
+    @property
+    def total(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def taught(self, place: int) -> int:
+        return place
+
+    def signal(self, timestep: int) -> float:
+        return self.alphas_cumprod[timestep]
+
+    def noised(
+        self,
+        clean: Float[Tensor, "b c h w"],
+        noise: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        alphas = torch.tensor([self.alphas_cumprod[step] for step in timesteps.tolist()])
+        alphas = alphas.view(-1, 1, 1, 1).to(clean.device)
+        signal, spread = alphas.sqrt(), (1 - alphas).sqrt()
+        latents = signal * clean + spread * noise
+        if self.prediction_type == "epsilon":
+            return latents, noise
+        return latents, signal * noise - spread * clean
+
+    def move(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        direction: Float[Tensor, "b c h w"],
+        start: float,
+        end: float,
+    ) -> Float[Tensor, "b c h w"]:
+        return move(latents, direction, start, end)
+
+    def direction(
         self, model_output: Float[Tensor, "b c h w"], seen: Float[Tensor, "b c h w"], alpha: float
     ) -> Float[Tensor, "b c h w"]:
         """The noise estimate behind a model output.

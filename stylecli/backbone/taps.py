@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.attention import PassEnded
+from stylecli.backbone.exchange import PassEnded
 from stylecli.backbone.layers import DecoderLayer
 
 Tap = Literal["residual", "output", "layer"]

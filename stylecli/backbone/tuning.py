@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -72,7 +73,6 @@ def _tile(vae: Any, *, is_on: bool) -> None:
 
 def _wait(backbone: Backbone, wanted: str) -> None:
     """Where weights wait; only a GPU has a memory of its own to spare."""
-    unet, vae, text_encoder = backbone.unet, backbone.vae, backbone.text_encoder
     if backbone.device.type != "cuda":
         wanted = "none"
     has = "none" if backbone.offload is None else backbone.offload.kind
@@ -82,16 +82,11 @@ def _wait(backbone: Backbone, wanted: str) -> None:
         backbone.offload.stop()
     if wanted == "none":
         backbone.offload = None
-        for part in (unet, vae, text_encoder):
+        for part in chain.from_iterable(backbone.parts.values()):
             part.to(backbone.device)
         return
-    parts = {
-        "text encoder": [text_encoder],
-        "vae": [m for m in (vae.encoder, vae.decoder, vae.quant_conv, vae.post_quant_conv) if m],
-        "unet": [unet],
-    }
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks] if wanted == "blocks" else []
-    backbone.offload = Offload(wanted, parts, [b for b in blocks if b], backbone.device)
+    blocks = list(backbone.blocks) if wanted == "blocks" else []
+    backbone.offload = Offload(wanted, backbone.parts, blocks, backbone.device)
 
 
 def _compile(backbone: Backbone, mode: str, warn: Warn) -> None:

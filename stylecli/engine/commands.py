@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stylecli.artifacts import store
+from stylecli.backbone import lora_layouts, registry
 from stylecli.engine import plan
 from stylecli.engine.contents import Inverter, InvertMaker
 from stylecli.engine.context import Reporter
@@ -46,7 +47,7 @@ def invert(
     wanted = [
         Wanted([Input.of_content(row.content)], row.output, folder=row.folder) for row in rows
     ]
-    session = Session.open(recipe, reporter, allow_download=allow_download)
+    session = Session.open(recipe, reporter, allow_download=allow_download, kinds=registry.PAINTING)
     session.check_steps(recipe)
     timesteps = recipe.sampling.timesteps
     planned = plan.build(
@@ -105,7 +106,9 @@ def train_lora(
     wanted = [lesson.wanted(is_one_of_many=asked.is_many) for lesson in lessons]
     if not asked.is_many:
         _advise_steps(lessons[0], reporter)
-    session = Session.open(recipe, reporter, allow_download=allow_download)
+    session = Session.open(recipe, reporter, allow_download=allow_download, kinds=registry.PAINTING)
+    if session.source.kind in registry.FLOWS:
+        lora_layouts.refuse_unnamed("transformer", recipe.lora.format)
     planned = plan.build(
         "train-lora",
         wanted,

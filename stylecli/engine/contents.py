@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stylecli.artifacts import cache, files, images, store
 from stylecli.backbone.inversion import Trajectory, null_prediction, reconstruct
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels
 from stylecli.engine import trajectories
 from stylecli.engine.context import RunContext
 from stylecli.engine.plan import UNREADABLE, Input, Job

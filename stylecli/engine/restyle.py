@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stylecli.artifacts import store
+from stylecli.backbone import registry
 from stylecli.engine import asking, figure_sheet, method, painting, plan, sheets
 from stylecli.engine.by_example import ByExample
 from stylecli.engine.context import Reporter
@@ -199,7 +200,12 @@ def prepare(
         asking.refuse_wordless(one, roles)
     for doubt in asking.doubts((task.painting for task in tasks), recipe.sampling):
         reporter.warn(doubt)
-    session = Session.open(recipe, reporter, allow_download=allow_download)
+    session = Session.open(
+        recipe,
+        reporter,
+        allow_download=allow_download,
+        kinds=registry.PAINTING if method.learns(recipe.sampling) else ("unet",),
+    )
     for one in recipes:
         session.check_steps(one)
     planned = plan.build(

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from stylecli.backbone import denoisers, registry
+from stylecli.backbone import denoisers, flow_model, registry
 from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.editors import opening
 from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
+from stylecli.backbone.levels import Schedule
 from stylecli.backbone.model import Backbone, fingerprint, load
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
@@ -27,8 +28,9 @@ from stylecli.recipe.schema import Device, Recipe
 from stylecli.recipe.strict import AttentionLayers
 
 STEPS = ("rows", "tiles", "parts", "blocks")
-# Settings that change nothing of how transformers are loaded.
+# Settings that change nothing of how transformers are loaded, and those that do where they paint.
 FOR_UNETS = ("max_rows", "compile", "tiling", "offload")
+FOR_BLOCKS = ("compile", "offload")
 
 
 @dataclass(eq=False)
@@ -145,10 +147,12 @@ class Session:
         found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
         return found
 
-    def _schedule(self) -> NoiseSchedule | None:
+    def _schedule(self) -> Schedule | None:
         file = self.folder / "scheduler" / "scheduler_config.json"
         if not file.is_file():
             return None  # loading says what is missing
+        if self.source.kind in registry.FLOWS:
+            return flow_model.schedule(self.source, self.folder, self.recipe.sampling.size)
         return NoiseSchedule.from_config(json.loads(file.read_bytes()))
 
     @cached_property
@@ -161,6 +165,8 @@ class Session:
         """
         if self.source.kind == "edit-unet" and isinstance(self.editor, UnetEdit):
             return self.editor.backbone
+        if self.source.kind in registry.FLOWS:
+            return self._flow()
         loaded = load(
             # Of a local folder no more than its own name, since files will carry it.
             Path(self.source.name).name,
@@ -170,6 +176,20 @@ class Session:
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
             is_resident=self._is_resident,
+        )
+        self._tune(loaded)
+        return loaded
+
+    def _flow(self) -> Backbone:
+        self._refuse_idle(FOR_BLOCKS)
+        loaded = flow_model.load(
+            self.source,
+            self.folder,
+            fingerprint=self.fingerprint,
+            device=self.context.device,
+            dtype=self.context.dtype,
+            size_px=self.recipe.sampling.size,
+            variant=self.recipe.backbone.variant,
         )
         self._tune(loaded)
         return loaded
@@ -228,8 +248,8 @@ class Session:
             self._tune(opened.backbone)
         return opened
 
-    def _refuse_idle(self) -> None:
-        for name in FOR_UNETS:
+    def _refuse_idle(self, names: Sequence[str] = FOR_UNETS) -> None:
+        for name in names:
             if getattr(self.device, name) != getattr(USUAL, name):
                 raise UsageError(
                     f"device.{name} is for UNets, and {self.source.name} is a transformer",
@@ -244,7 +264,7 @@ class Session:
         Args:
             among: Steps that do the caller any good.
         """
-        if self.source.kind not in ("unet", "edit-unet"):
+        if self.source.kind not in (*registry.PAINTING, "edit-unet"):
             return None
         for name, words, changes in self._ladder():
             is_new = any(getattr(self.device, key) != value for key, value in changes.items())
@@ -258,7 +278,7 @@ class Session:
         """Steps in the order of what they cost, without those that would spare nothing."""
         yield "rows", "one row at a time", {"max_rows": 1}
         yield "tiles", "large pictures in tiles", {"tiling": True}
-        if self.context.device.type != "cuda":
+        if self.context.device.type != "cuda" or self.source.kind in registry.FLOWS:
             return  # others compute where weights would wait
         if self.device.offload == "none":
             yield "parts", "with only the part at work on the GPU", {"offload": "parts"}

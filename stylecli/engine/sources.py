@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stylecli.artifacts import cache, store
-from stylecli.backbone.attention import Taken
+from stylecli.backbone.exchange import Taken
 from stylecli.engine.context import RunContext
 from stylecli.methods.diffstyler import Keeper
 from stylecli.recipe.schema import Device, Injection

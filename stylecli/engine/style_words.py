@@ -83,10 +83,10 @@ class StyleWords:
         source = self._session.source
         if source.clip is not None:
             return source.clip
-        width = int(self._session.backbone.unet.config.cross_attention_dim)
+        width = int(self._session.backbone.unet.config.get("cross_attention_dim", 0))
         if width not in BY_WIDTH:
             raise UsageError(
-                f"no CLIP is known for {source.name}, whose prompts are {width} wide",
+                f"no CLIP is known that reads words as {source.name} does",
                 fix="give --prompt yourself",
             )
         return BY_WIDTH[width]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from stylecli.artifacts import cache, images, store
 from stylecli.backbone.inversion import invert, null_prediction
+from stylecli.backbone.levels import Levels, Timesteps
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels, Timesteps
 from stylecli.engine.context import Reporter
 from stylecli.errors import ItemError, WeightsError
 from stylecli.recipe.schema import Inversion

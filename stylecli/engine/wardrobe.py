@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stylecli.artifacts import cache, store
 from stylecli.backbone import lora as lora_files
-from stylecli.backbone import row_loras
+from stylecli.backbone import lora_fitting, row_loras
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import RunContext
@@ -95,15 +95,15 @@ class Wardrobe:
 
     def _read(self, look: Input) -> lora_files.LoraFile:
         if look.role not in ("style", "neutral"):
-            return lora_files.read(look.path, self._backbone.unet)
+            return lora_fitting.read(look.path, self._backbone.unet)
         path = self._made(look)
         try:
-            return lora_files.read(path, self._backbone.unet)
+            return lora_fitting.read(path, self._backbone.unet)
         except WeightsError:
             # Nobody but us made that file, so nobody else can mend it.
             self._context.reporter.warn(f"the cached LoRA of {look.path.name} is damaged")
             path.unlink(missing_ok=True)
-            return lora_files.read(self._made(look), self._backbone.unet)
+            return lora_fitting.read(self._made(look), self._backbone.unet)
 
     def _made(self, look: Input) -> Path:
         """A LoRA that no file of the user's holds: of a style picture, or a neutral one."""

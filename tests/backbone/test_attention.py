@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stylecli.backbone.attention import Exchange, Mix, Tap
+from stylecli.backbone.attention import UnetExchange
+from stylecli.backbone.exchange import Mix, Tap
 from stylecli.backbone.layers import decoder_layers
 from stylecli.backbone.model import Backbone
 from stylecli.errors import RecipeError
@@ -72,10 +73,10 @@ def attentions(unet: Any) -> list[str]:
 
 def exchange(
     backbone: Backbone, *numbers: int, attention: tuple[str, ...] = (), **kinds: Any
-) -> Exchange:
+) -> UnetExchange:
     """An exchange of some decoder layers' features and of some attentions."""
     layers = decoder_layers(backbone.unet)
-    return Exchange(features=[layers[n] for n in numbers], attention=attention, **kinds)
+    return UnetExchange(features=[layers[n] for n in numbers], attention=attention, **kinds)
 
 
 def prompts(backbone: Backbone, rows: int, text: str) -> Tensor:
@@ -155,7 +156,7 @@ def test_any_share_of_any_layers_equals_its_matrices(
     check_against_matrices(shared, chosen, mix, kappa, contents, rows=2 * contents)
 
 
-def injected(backbone: Backbone, carrier: Exchange, *, features: bool, kappa: float) -> Tensor:
+def injected(backbone: Backbone, carrier: UnetExchange, *, features: bool, kappa: float) -> Tensor:
     """The target's output after one source pass."""
     with carrier.installed(backbone.unet):
         with carrier.taking(features=features, attention=kappa < 1, stop=True):

@@ -33,7 +33,7 @@ def test_the_last_six_are_stable_diffusions_layers_six_to_eleven(six: list[str])
 def test_layers_are_chosen_by_number_and_named_when_they_are_wrong(shared: Backbone) -> None:
     assert self_attention(shared.unet, (11, 6), section="distill") == [LAYERS[0], LAYERS[-1]]
     assert len(self_attention(shared.unet, "all", section="distill")) == 9
-    with pytest.raises(RecipeError, match=r"distill\.layers: decoder layer 2 has no attention"):
+    with pytest.raises(RecipeError, match=r"distill\.layers: layer 2 has no attention"):
         self_attention(shared.unet, (2,), section="distill")
 
 

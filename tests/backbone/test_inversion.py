@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from stylecli.backbone.inversion import Trajectory, invert, null_prediction, reconstruct
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels, NoiseSchedule
+from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.errors import RecipeError
 from tests.reference import ddim, mixture
 from tests.small import base_unet, noise, relative

@@ -1,4 +1,4 @@
-"""Which module is decoder layer n (point 1 of the method's test list)."""
+"""Which module is layer n (point 1 of the method's test list)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,15 @@ def expected(blocks: list[int], resnets: int = 3) -> list[DecoderLayer]:
         for index in range(resnets):
             stem = f"up_blocks.{block}.attentions.{index}"
             attentions = (names(stem, "attn1", depth), names(stem, "attn2", depth))
-            found.append(DecoderLayer(len(found), block, index, *attentions))
+            found.append(
+                DecoderLayer(
+                    number=len(found),
+                    block=block,
+                    index=index,
+                    self_attention=attentions[0],
+                    cross_attention=attentions[1],
+                )
+            )
     return found
 
 
@@ -83,7 +91,7 @@ def test_layers_are_counted_through_the_decoder_of_real_models(
     }
 
     def numbers(which: Any, *, with_attention: bool) -> list[int]:
-        chosen = select(layers, which, key="k", with_attention=with_attention)
+        chosen = select(layers, which, anchor, key="k", with_attention=with_attention)
         return [layer.number for layer in chosen]
 
     assert numbers("anchor", with_attention=False) == [first]
@@ -126,8 +134,8 @@ def test_layers_are_numbered_in_the_order_they_run(shared: Backbone) -> None:
 @pytest.mark.parametrize(
     ("which", "with_attention", "words"),
     [
-        ((4, 12), False, "injection.feature_layers: decoder layer 12 does not exist"),
-        ((2,), True, "injection.feature_layers: decoder layer 2 has no attention"),
+        ((4, 12), False, "injection.feature_layers: layer 12 does not exist"),
+        ((2,), True, "injection.feature_layers: layer 2 has no attention"),
     ],
 )
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(
@@ -135,12 +143,12 @@ def test_a_layer_that_is_not_there_is_named_with_those_that_are(
 ) -> None:
     layers = decoder_layers(shared.unet)
     with pytest.raises(RecipeError, match=words) as caught:
-        select(layers, which, key="feature_layers", with_attention=with_attention)
+        select(layers, which, anchor, key="feature_layers", with_attention=with_attention)
     assert caught.value.fix.startswith("allowed: 3, 4" if with_attention else "allowed: 0, 1")
 
 
 def test_numbers_are_taken_once_and_in_order(shared: Backbone) -> None:
-    chosen = select(decoder_layers(shared.unet), (7, 4, 7), key="k", with_attention=True)
+    chosen = select(decoder_layers(shared.unet), (7, 4, 7), anchor, key="k", with_attention=True)
     assert [layer.number for layer in chosen] == [4, 7]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.objective import diffusion_loss, noised
+from stylecli.backbone.objective import diffusion_loss
 from tests.small import noise
 
 TIMESTEPS = torch.tensor([0, 1, 250, 981, 999])
@@ -30,7 +30,7 @@ def test_noisy_latents_and_targets_are_the_library_schedulers(
     clean, eps = noise(5, 4, 3, 4, seed=1), noise(5, 4, 3, 4, seed=2)
     for backbone, prediction in ((shared, "epsilon"), (shared_velocity, "v_prediction")):
         theirs = scheduler(prediction)
-        latents, target = noised(backbone.schedule, clean, eps, TIMESTEPS)
+        latents, target = backbone.schedule.noised(clean, eps, TIMESTEPS)
         torch.testing.assert_close(latents, theirs.add_noise(clean, eps, TIMESTEPS))
         wanted = eps if prediction == "epsilon" else theirs.get_velocity(clean, eps, TIMESTEPS)
         torch.testing.assert_close(target, wanted)

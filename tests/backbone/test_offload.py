@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stylecli.backbone import offload, tuning
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.attention import Exchange
+from stylecli.backbone.attention import UnetExchange
 from stylecli.backbone.layers import decoder_layers
 from stylecli.backbone.model import Backbone
 from stylecli.recipe.schema import Device
@@ -137,7 +137,7 @@ def test_loras_that_are_added_later_and_passes_that_end_early_go_along(
         adapters = Adapters(backbone.unet, fused=fused)
         adapters.add("a", as_file(lora(backbone.unet)))
         layers = decoder_layers(backbone.unet)
-        exchange = Exchange(
+        exchange = UnetExchange(
             features=[layers[4]],
             attention=[name for layer in layers[4:8] for name in layer.self_attention],
         )

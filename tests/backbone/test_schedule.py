@@ -253,7 +253,7 @@ def test_the_velocity_that_says_a_constant_noise_gives_the_epsilon_models_number
 
     ours = theirs = clean
     for start, end in zip(levels.alphas, levels.alphas[1:], strict=False):
-        found = as_v.epsilon(velocity(ours, end), ours, end)
+        found = as_v.direction(velocity(ours, end), ours, end)
         assert float((found - eps).abs().max()) < 1e-10
         ours, theirs = move(ours, found, start, end), move(theirs, eps, start, end)
         assert float((ours - theirs).abs().max()) < 1e-10
@@ -294,7 +294,7 @@ def inverse_steps(prediction: str) -> list[tuple[Tensor, Tensor]]:
     pairs = []
     for k in range(1, 51):
         start, end = levels.alphas[k - 1], levels.alphas[k]
-        eps = ours.epsilon(output, latents, end)
+        eps = ours.direction(output, latents, end)
         wanted = theirs.step(output, levels.timesteps[k - 1], latents).prev_sample
         pairs.append((move(latents, eps, start, end), wanted))
     return pairs

@@ -160,14 +160,14 @@ def one_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sampled(backbone: Backbone, steps: int, names: list[str], rows: int = 1) -> torch.Tensor:
     """Steps as the sampler makes them: a source pass that ends early, then a pass for each look."""
-    from stylecli.backbone.attention import Exchange
+    from stylecli.backbone.attention import UnetExchange
     from stylecli.backbone.layers import decoder_layers
 
     adapters = with_loras(
         backbone, **{name: lora(backbone.unet, seed=i) for i, name in enumerate(names)}
     )
     layers = decoder_layers(backbone.unet)
-    exchange = Exchange(
+    exchange = UnetExchange(
         features=[layers[4]],
         attention=[name for layer in layers[4:] for name in layer.self_attention],
     )

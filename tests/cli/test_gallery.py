@@ -77,7 +77,7 @@ def test_a_picture_says_what_made_it_and_is_not_made_twice(desk: Desk) -> None:
         (("--mask", "nowhere.png"), 2, "nowhere.png"),
         (("--set", "dfcc.depth=/nowhere"), 4, "/nowhere"),
         (("--set", "gallery.preset=lcm"), 2, "gallery.accelerator"),
-        (("--set", "gallery.layers=[99]"), 2, "gallery.layers: decoder layer 99 does not exist"),
+        (("--set", "gallery.layers=[99]"), 2, "gallery.layers: layer 99 does not exist"),
         (("--dump", "t.npz"), 2, "t.npz"),
     ],
 )

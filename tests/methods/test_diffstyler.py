@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import Trajectory, invert, null_prediction, reconstruct
-from stylecli.backbone.layers import decoder_layers, select
+from stylecli.backbone.layers import anchor, decoder_layers, select
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import denoise
 from stylecli.errors import ItemError, RecipeError
@@ -465,7 +465,7 @@ def test_adain_gives_channels_the_styles_statistics(epsilon: Styled) -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused(epsilon: Styled) -> None:
-    with pytest.raises(RecipeError, match="decoder layer 12 does not exist"):
+    with pytest.raises(RecipeError, match="layer 12 does not exist"):
         epsilon.transfer(look(), injection(feature_layers=(12,)))
 
 
@@ -482,6 +482,6 @@ def test_presets_mean_the_papers_layers(shared: Backbone) -> None:
         named = injection(preset)
         for key, wanted in zip(settings, REFERENCE_LAYERS[preset].values(), strict=True):
             chosen = select(
-                layers, getattr(named, key), key=key, with_attention=key != "feature_layers"
+                layers, getattr(named, key), anchor, key=key, with_attention=key != "feature_layers"
             )
             assert [layer.number for layer in chosen] == list(wanted)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import Trajectory, invert, null_prediction, reconstruct
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels
 from stylecli.errors import ItemError, UsageError
 from stylecli.methods.diffstyler import Background, Look, Region, generate, paint, transfer
 from stylecli.recipe.schema import Injection

@@ -161,7 +161,7 @@ def test_the_model_is_as_it_was(shared: Backbone, content: Trajectory, style: Tr
 def test_a_layer_that_is_not_there_is_named(
     shared: Backbone, content: Trajectory, style: Trajectory
 ) -> None:
-    with pytest.raises(RecipeError, match=r"styleid\.layers: decoder layer 12 does not exist"):
+    with pytest.raises(RecipeError, match=r"styleid\.layers: layer 12 does not exist"):
         stylise(shared, content, [style], StyleId(layers=(12,)))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stylecli.backbone.attention import Taken
+from stylecli.backbone.exchange import Taken
 from stylecli.backbone.inversion import Trajectory, invert, null_prediction
 from stylecli.methods.diffstyler import (
     Background,

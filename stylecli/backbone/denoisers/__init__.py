@@ -8,8 +8,9 @@ import torch
 
 from stylecli.backbone import model
 from stylecli.backbone.denoisers.base import Applied, Branch, Denoiser, Weighting
+from stylecli.backbone.denoisers.latent_flow import LatentFlow
 from stylecli.backbone.denoisers.layer_sets import CONFIGS, layers_in, layers_of
-from stylecli.backbone.registry import Source
+from stylecli.backbone.registry import FLOWS, Kind, Source
 
 __all__ = [
     "CONFIGS",
@@ -17,10 +18,22 @@ __all__ = [
     "Branch",
     "Denoiser",
     "Weighting",
+    "latent_flow",
     "layers_in",
     "layers_of",
     "open",
 ]
+
+
+def latent_flow(kind: Kind) -> type[LatentFlow]:
+    """The class of a kind among `stylecli.backbone.registry.FLOWS`."""
+    if kind == "z-image":
+        from stylecli.backbone.denoisers.z_image import ZImage
+
+        return ZImage
+    from stylecli.backbone.denoisers.flux2_klein import Flux2Klein
+
+    return Flux2Klein
 
 
 def open(  # noqa: A001 - always named with its module
@@ -45,14 +58,9 @@ def open(  # noqa: A001 - always named with its module
     Raises:
         WeightsError: Missing, damaged or of another model.
     """
-    if source.kind == "z-image":
-        from stylecli.backbone.denoisers.z_image import ZImage
-
-        return ZImage.load(folder, device=device, dtype=dtype, variant=variant)
-    if source.kind == "flux2":
-        from stylecli.backbone.denoisers.flux2_klein import Flux2Klein
-
-        return Flux2Klein.load(folder, device=device, dtype=dtype, variant=variant)
+    if source.kind in FLOWS:
+        kind = latent_flow(source.kind)
+        return kind.load(folder, device=device, dtype=dtype, variant=variant)
     if source.kind == "hidream":
         from stylecli.backbone.denoisers.hidream_o1 import HiDreamO1
 

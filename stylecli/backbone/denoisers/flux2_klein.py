@@ -4,57 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylecli.backbone.denoisers.flow import Flow, visited
+from stylecli.backbone.denoisers.flow import visited
+from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.model import load_part
 
-# Cells of the autoencoder that make one cell of the latent, a side.
-PATCH = 2
 TEXT_LAYERS = (9, 18, 27)
 # Black Forest Labs' fit of how far times are shifted: for 10 and for 200 steps a line over the
 # number of tokens, between them a line over steps; above so many tokens the second alone.
 _AT_10, _AT_200, _MANY = (8.73809524e-05, 1.89833333), (0.00016927, 0.45666666), 4300
 
 
-class Flux2Klein(Flow):
+class Flux2Klein(LatentFlow):
     """`base.Denoiser` for ``Flux2Transformer2DModel``, whose guidance is none of its inputs."""
 
     kind = "flux2"
     shift = 2.225540928492468  # e^0.8
     answers = 1
-
-    def __init__(
-        self,
-        model: Any,
-        vae: Any,
-        text: Qwen,
-        scheduler: Any,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(model, device=device, dtype=dtype)
-        self._vae = vae
-        self._text = text
-        self._scheduler = scheduler
+    cells_per_token = 1
 
     @classmethod
     def load(
         cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
-    ) -> Flux2Klein:
-        """Frozen, from a diffusers folder.
-
-        Raises:
-            WeightsError: Missing, damaged or of another model.
-        """
+    ) -> Self:
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
         scheduler = flow_scheduler(folder)
@@ -65,19 +45,18 @@ class Flux2Klein(Flow):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)
 
-    @property
-    def multiple_px(self) -> int:
-        return int(PATCH * 2 ** (len(self._vae.config.block_out_channels) - 1))
-
     @torch.no_grad()
-    def encode_target(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
-        seen = self._vae.encode(pixels.to(self.device, torch.float32) * 2 - 1).latent_dist.mode()
+    def posterior(
+        self, pixels: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b c lh lw"]]:
+        seen = self.vae.encode(pixels.to(self.device, torch.float32) * 2 - 1).latent_dist
         mean, deviation = self._spread()
-        return (F.pixel_unshuffle(seen, PATCH) - mean) / deviation
+        means, spreads = (F.pixel_unshuffle(one, PATCH) for one in (seen.mean, seen.std))
+        return (means - mean) / deviation, spreads / deviation
 
     def encode_prompt(self, prompts: Sequence[str]) -> list[Tensor]:
         """Three layers side by side, all 512 places: fillers are read as well."""
-        return [torch.cat(self._text.states(prompt, TEXT_LAYERS), dim=-1) for prompt in prompts]
+        return [torch.cat(self.text.states(prompt, TEXT_LAYERS), dim=-1) for prompt in prompts]
 
     def predict(
         self,
@@ -103,13 +82,13 @@ class Flux2Klein(Flow):
     def decode(self, latents: Float[Tensor, "b c lh lw"]) -> Float[Tensor, "b 3 h w"]:
         mean, deviation = self._spread()
         cells = latents.to(self.device, torch.float32) * deviation + mean
-        return pictures(self._vae, F.pixel_shuffle(cells, PATCH))
+        return pictures(self.vae, F.pixel_shuffle(cells, PATCH))
 
-    def sigmas(self, steps: int, latents: Float[Tensor, "b c h w"]) -> list[float]:
-        tokens = latents.shape[-2] * latents.shape[-1]
+    @staticmethod
+    def visits(scheduler: Any, steps: int, tokens: int) -> list[float]:
         few, many = (slope * tokens + start for slope, start in (_AT_10, _AT_200))
         mu = many if tokens > _MANY else many + (many - few) / 190 * (steps - 200)
-        return visited(self._scheduler, steps, mu)
+        return visited(scheduler, steps, mu)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         model: Any = self.model
@@ -118,8 +97,8 @@ class Flux2Klein(Flow):
 
     def _spread(self) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
         """Mean and deviation of the latent's channels, as the autoencoder keeps them."""
-        norm = self._vae.bn
-        deviation = (norm.running_var + self._vae.config.batch_norm_eps).sqrt()
+        norm = self.vae.bn
+        deviation = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
         return norm.running_mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)
 
 

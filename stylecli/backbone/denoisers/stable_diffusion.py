@@ -63,7 +63,7 @@ class StableDiffusion:
                 "i2l.train.time_shift is for flow matching, and this model counts timesteps",
                 fix="--set i2l.train.time_shift=null",
             )
-        total = len(self._backbone.schedule.alphas_cumprod)
+        total = self._backbone.schedule.total
         return torch.randint(0, total, (count,), generator=generator).float()
 
     def draw_noise(self, like: Tensor, generator: Generator) -> Tensor:
@@ -79,7 +79,7 @@ class StableDiffusion:
         return self._pair(clean, noise, times)[1]
 
     def _pair(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        return objective.noised(self._backbone.schedule, clean.float(), noise, times.long())
+        return self._backbone.schedule.noised(clean.float(), noise, times.long())
 
     def predict(
         self,
@@ -107,7 +107,7 @@ class StableDiffusion:
                 "timesteps",
                 fix="--set i2l.train.loss_weight=min-snr, or none",
             )
-        kept = torch.tensor(self._backbone.schedule.alphas_cumprod, dtype=torch.float32)
+        kept = self._backbone.schedule.signals()
         ratio = kept / (1 - kept)
         # Of noise; an error of a velocity is one of noise, and SNR more.
         own = ratio.clamp(max=1) / ratio

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.denoisers.flow import Flow, visited
+from stylecli.backbone.denoisers.flow import visited
+from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.model import load_part
 
-# Cells of the latent that make one token, a side.
-PATCH = 2
 # The state before the last layer.
 TEXT_LAYERS = (-2,)
 
 
-class ZImage(Flow):
+class ZImage(LatentFlow):
     """`base.Denoiser` for ``ZImageTransformer2DModel``. Pictures pass as a list of their own."""
 
     kind = "z-image"
@@ -29,31 +28,12 @@ class ZImage(Flow):
     # pos + g (pos - neg), so the paper's s is g + 1.
     shift = 3.0
     answers = -1
-
-    def __init__(
-        self,
-        model: Any,
-        vae: Any,
-        text: Qwen,
-        scheduler: Any,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(model, device=device, dtype=dtype)
-        self._vae = vae
-        self._text = text
-        self._scheduler = scheduler
+    cells_per_token = PATCH
 
     @classmethod
     def load(
         cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
-    ) -> ZImage:
-        """Frozen, from a diffusers folder.
-
-        Raises:
-            WeightsError: Missing, damaged or of another model.
-        """
+    ) -> Self:
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         scheduler = flow_scheduler(folder)
@@ -64,23 +44,17 @@ class ZImage(Flow):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)
 
-    @property
-    def multiple_px(self) -> int:
-        return PATCH * self._cell_px
-
-    @property
-    def _cell_px(self) -> int:
-        return int(2 ** (len(self._vae.config.block_out_channels) - 1))
-
     @torch.no_grad()
-    def encode_target(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
-        said = self._vae.config
-        seen = self._vae.encode(pixels.to(self.device, torch.float32) * 2 - 1).latent_dist.mode()
-        cells: Tensor = (seen - said.shift_factor) * said.scaling_factor
-        return cells
+    def posterior(
+        self, pixels: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b c lh lw"]]:
+        said = self.vae.config
+        seen = self.vae.encode(pixels.to(self.device, torch.float32) * 2 - 1).latent_dist
+        mean = (seen.mean - said.shift_factor) * said.scaling_factor
+        return mean, seen.std * said.scaling_factor
 
     def encode_prompt(self, prompts: Sequence[str]) -> list[Tensor]:
-        return [self._text.states(prompt, TEXT_LAYERS)[0] for prompt in prompts]
+        return [self.text.states(prompt, TEXT_LAYERS)[0] for prompt in prompts]
 
     def predict(
         self,
@@ -98,19 +72,19 @@ class ZImage(Flow):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c lh lw"]) -> Float[Tensor, "b 3 h w"]:
-        said = self._vae.config
+        said = self.vae.config
         cells = latents.to(self.device, torch.float32) / said.scaling_factor + said.shift_factor
-        return pictures(self._vae, cells)
+        return pictures(self.vae, cells)
 
-    def sigmas(self, steps: int, latents: Float[Tensor, "b c h w"]) -> list[float]:
-        tokens = (latents.shape[-2] // PATCH) * (latents.shape[-1] // PATCH)
-        said = self._scheduler.config
+    @staticmethod
+    def visits(scheduler: Any, steps: int, tokens: int) -> list[float]:
+        said = scheduler.config
         slope = (said.max_shift - said.base_shift) / (
             said.max_image_seq_len - said.base_image_seq_len
         )
         mu = said.base_shift + slope * (tokens - said.base_image_seq_len)
-        return visited(self._scheduler, steps, mu)
+        return visited(scheduler, steps, mu)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         model: Any = self.model
-        return model.config.in_channels, size[0] // self._cell_px, size[1] // self._cell_px
+        return model.config.in_channels, size[0] // self.cell_px, size[1] // self.cell_px

@@ -62,8 +62,7 @@ class UnetEdit:
     @cached_property
     def _drawn(self) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
         schedule = self.backbone.schedule
-        kept = torch.tensor(schedule.alphas_cumprod, dtype=torch.float32)
-        return objective.drawn(kept, schedule.prediction_type)
+        return objective.drawn(schedule.signals(), schedule.prediction_type)
 
     def encode_image(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c lh lw"]:
         """The posterior's mean, scaled."""
@@ -103,7 +102,7 @@ class UnetEdit:
         return self._pair(clean, noise, times)[1]
 
     def _pair(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        return objective.noised(self.backbone.schedule, clean.float(), noise, times.long())
+        return self.backbone.schedule.noised(clean.float(), noise, times.long())
 
     def weight(self, times: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The min-SNR weight over what the times were drawn by; of mean 1 over draws."""

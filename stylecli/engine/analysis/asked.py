@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from stylecli.artifacts.locate import IMAGE_SUFFIXES
-from stylecli.backbone.schedule import Levels
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.taps import Tap
 from stylecli.errors import UsageError
 from stylecli.recipe.load import load

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.levels import Levels, Schedule
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import Levels, NoiseSchedule
 from stylecli.errors import UsageError
 from stylecli.methods.diffstyler import Look
 from stylecli.recipe.schema import Lora, Recipe
@@ -141,7 +141,7 @@ def real(backbone: Backbone, recipe: Recipe, size: tuple[int, int], *, styles: i
 
 def hollow(
     config: Mapping[str, Any],
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     recipe: Recipe,
     cells: tuple[int, int],
     *,

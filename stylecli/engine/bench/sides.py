@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import invert, null_prediction
-from stylecli.backbone.layers import decoder_layers, select
+from stylecli.backbone.layers import anchor, decoder_layers, select
 from stylecli.engine.bench import reference
 from stylecli.engine.bench.scene import Scene
 from stylecli.engine.bench.timing import Watch
@@ -264,6 +264,9 @@ def _layers(scene: Scene) -> dict[str, list[int]]:
         "cross_layers": (injection.attn_cross, "attn_cross", True),
     }
     return {
-        name: [layer.number for layer in select(layers, which, key=key, with_attention=attention)]
+        name: [
+            layer.number
+            for layer in select(layers, which, anchor, key=key, with_attention=attention)
+        ]
         for name, (which, key, attention) in kinds.items()
     }

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 
 from stylecli.backbone import tuning
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.attention import Exchange
-from stylecli.backbone.layers import decoder_layers, select
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.engine.planner.walk import Walked, walked
@@ -100,8 +98,7 @@ class Passes:
     @cached_property
     def largest_block(self) -> tuple[int, int]:
         """Bytes of the UNet's largest block, and of all its blocks."""
-        unet = self._backbone.unet
-        blocks = [_weight(b) for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) if b]
+        blocks = [_weight(block) for block in self._backbone.blocks]
         return max(blocks), sum(blocks)
 
     @cached_property
@@ -177,7 +174,7 @@ class Passes:
     def _exchanged(
         self, handed: Handed, latent: tuple[int, int], sources: int, *, wants_target: bool
     ) -> Pass:
-        exchange = self._exchange()
+        exchange = self._backbone.exchange(self._injection)
         with exchange.installed(self._backbone.unet), torch.inference_mode():
             with (
                 walked() as walk,
@@ -195,21 +192,6 @@ class Passes:
             ):
                 self._predict(2 * sources, latent)
         return Pass(walk, 2 * sources)
-
-    def _exchange(self) -> Exchange:
-        chosen, layers = self._injection, decoder_layers(self._backbone.unet)
-        own = select(layers, chosen.attn_layers, key="attn_layers", with_attention=True)
-        cross = select(layers, chosen.attn_cross, key="attn_cross", with_attention=True)
-        attention = [name for layer in own for name in layer.self_attention]
-        attention += [name for layer in cross for name in layer.cross_attention]
-        return Exchange(
-            features=select(
-                layers, chosen.feature_layers, key="feature_layers", with_attention=False
-            ),
-            attention=attention,
-            tap=chosen.feature_tap,
-            mix=chosen.attn_mix,
-        )
 
     def _words(self) -> Pass:
         length = int(self._backbone.text_encoder.config.max_position_embeddings)

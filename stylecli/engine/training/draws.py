@@ -48,7 +48,7 @@ class Draw:
         index: int,
         random: torch.Generator,
         cells: int | None,
-        timestep: int | None = None,
+        place: int | None = None,
     ) -> Draw:
         """Draw one row.
 
@@ -58,7 +58,7 @@ class Draw:
             index: Of the picture.
             random: Used up by this row alone.
             cells: Side of a random square in latent cells; None is the whole picture.
-            timestep: Instead of a random one.
+            place: Of the timestep among those of training, instead of a random one.
         """
         mean, deviation = latents[index]
         if cells is not None:
@@ -69,12 +69,14 @@ class Draw:
             window = (..., slice(top, top + cells), slice(left, left + cells))
             mean, deviation = mean[window], deviation[window]
         posterior_noise = torch.randn(mean.shape, generator=random)
-        drawn = torch.randint(len(backbone.schedule.alphas_cumprod), (1,), generator=random)
+        drawn = torch.randint(backbone.schedule.total, (1,), generator=random)
         return cls(
             index=index,
             clean=mean + deviation * posterior_noise,
             noise=torch.randn(mean.shape, generator=random),
-            timestep=drawn if timestep is None else torch.tensor([timestep]),
+            timestep=torch.tensor(
+                [backbone.schedule.taught(int(drawn) if place is None else place)]
+            ),
             chance=float(torch.rand(1, generator=random)),
         )
 
@@ -106,7 +108,7 @@ class Draw:
         cells: int | None,
     ) -> list[Draw]:
         """The rows every LoRA is judged on: timesteps spread evenly, noise of their own."""
-        total = len(backbone.schedule.alphas_cumprod)
+        total = backbone.schedule.total
         return [
             cls.one(
                 backbone,
@@ -114,7 +116,7 @@ class Draw:
                 pair % len(latents),
                 generator(seed, "eval", pair),
                 cells,
-                timestep=int((pair + 0.5) / EVAL_PAIRS * total),
+                place=int((pair + 0.5) / EVAL_PAIRS * total),
             )
             for pair in range(EVAL_PAIRS)
         ]

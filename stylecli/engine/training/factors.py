@@ -25,7 +25,7 @@ def layout(unet: nn.Module, settings: Lora) -> tuple[Shape, ...]:
     """The linear layers that `settings.targets` mean, in the order of the model.
 
     Raises:
-        UsageError: A target is no linear layer of this UNet.
+        UsageError: A target is no linear layer of this model.
     """
     linear = {
         # A layer that once had a LoRA stays wrapped.
@@ -36,7 +36,7 @@ def layout(unet: nn.Module, settings: Lora) -> tuple[Shape, ...]:
     for target in settings.targets:
         if not any(_is_meant(name, target) for name in linear):
             raise UsageError(
-                f"lora.targets {target} is no linear layer of this UNet",
+                f"lora.targets {target} is no linear layer of this model",
                 fix="use to_q, to_k, to_v, to_out.0",
             )
     return tuple(

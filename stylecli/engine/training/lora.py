@@ -15,6 +15,8 @@ from torch import Tensor
 
 from stylecli.artifacts import store
 from stylecli.backbone.lora import COLOURS, laid_out, plain_config
+from stylecli.backbone.lora_names import Prefix
+from stylecli.backbone.lora_trial import part_of
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import Reporter
 from stylecli.engine.runs.processes import ALONE, Team
@@ -144,7 +146,7 @@ def fit_together(
     encoded: Encoded | None = None,
     team: Team = ALONE,
 ) -> list[Fitted]:
-    """Train LoRAs side by side; the UNet is the base model throughout.
+    """Train LoRAs side by side; the model is the base throughout.
 
     Everything random comes from ``(seed, step)``, so the result depends neither on the device's
     generator nor on how often the run was interrupted, and on how many processes share the rows of
@@ -193,8 +195,11 @@ def fit_together(
         _header(backbone, course.pictures, own, settings, seed)
         for course, own in zip(courses, seen, strict=True)
     ]
+    part = part_of(backbone.unet)
     learned = zip(headers, pupils.tensors(), before, after, strict=True)
-    return [_fitted(header, settings, tensors, was, now) for header, tensors, was, now in learned]
+    return [
+        _fitted(header, settings, part, tensors, was, now) for header, tensors, was, now in learned
+    ]
 
 
 def _material(
@@ -220,13 +225,14 @@ def _material(
 def _fitted(
     header: Mapping[str, str],
     settings: Lora,
+    part: Prefix,
     tensors: Mapping[str, Tensor],
     before: Float[Tensor, " pairs"],
     after: Float[Tensor, " pairs"],
 ) -> Fitted:
     config = factors.config(settings)
     dtype = torch.float16 if settings.dtype == "float16" else torch.float32
-    laid, layout_header = laid_out(tensors, config, layout=settings.format, dtype=dtype)
+    laid, layout_header = laid_out(tensors, config, layout=settings.format, dtype=dtype, part=part)
     difference = before - after
     return Fitted(
         tensors=laid,
@@ -256,7 +262,7 @@ def _header(
     seed: int,
 ) -> dict[str, str]:
     """What sd-scripts, ComfyUI and model hubs look for. No paths, no names of people."""
-    width = int(backbone.unet.config.cross_attention_dim)
+    width = int(backbone.unet.config.get("cross_attention_dim", 0))
     second = width == 1024
     velocity = backbone.schedule.prediction_type == "v_prediction"
     version = {768: "sd_v1", 1024: "sd_v2_v" if velocity else "sd_v2"}.get(width, backbone.name)

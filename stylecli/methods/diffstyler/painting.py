@@ -17,9 +17,9 @@ from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.inversion import Trajectory
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, walk
-from stylecli.backbone.schedule import Levels
 from stylecli.errors import ItemError
 from stylecli.methods.diffstyler.looks import Asked, Look, Predictor, Region
 from stylecli.methods.diffstyler.source import Keeper, Source

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.attention import Exchange, Taken
+from stylecli.backbone.exchange import Taken
 from stylecli.backbone.inversion import Trajectory
-from stylecli.backbone.layers import decoder_layers, select
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step
 from stylecli.recipe.schema import Injection
@@ -95,27 +94,7 @@ class Source:
         self._latents = trajectory.latents[-1]
         self._null_embeds = backbone.encode_prompt([""]).expand(len(self._latents), -1, -1)
 
-        layers = decoder_layers(backbone.unet)
-        attention = [
-            name
-            for layer in select(
-                layers, injection.attn_layers, key="attn_layers", with_attention=True
-            )
-            for name in layer.self_attention
-        ] + [
-            name
-            for layer in select(layers, injection.attn_cross, key="attn_cross", with_attention=True)
-            for name in layer.cross_attention
-        ]
-        features = select(
-            layers, injection.feature_layers, key="feature_layers", with_attention=False
-        )
-        self._exchange = Exchange(
-            features=features,
-            attention=attention,
-            tap=injection.feature_tap,
-            mix=injection.attn_mix,
-        )
+        self._exchange = backbone.exchange(injection)
         levels = trajectory.levels
         steps = len(levels)
         self._shares = [
@@ -124,13 +103,13 @@ class Source:
                 steps=steps,
                 injection=injection,
                 timestep=levels.timesteps[steps - step - 1],
-                num_train_timesteps=len(backbone.schedule.alphas_cumprod),
+                num_train_timesteps=backbone.schedule.total,
             )
-            if attention
+            if self._exchange.attention
             else 1.0
             for step in range(steps)
         ]
-        self._feature_steps = injection.feature_steps if features else 0
+        self._feature_steps = injection.feature_steps if self._exchange.features else 0
         active = [i for i in range(steps) if i < self._feature_steps or self._shares[i] < 1]
         self._active = frozenset(active)
         self._last_active = steps - 1 if to_the_end else max(active, default=-1)

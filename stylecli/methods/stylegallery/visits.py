@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stylecli.backbone.schedule import Levels, NoiseSchedule
+from stylecli.backbone.levels import Levels, Schedule
 from stylecli.errors import RecipeError
 from stylecli.recipe.gallery import Gallery
 
@@ -31,7 +31,7 @@ class Visit:
     step: Sampled | None = None
 
 
-def visits(schedule: NoiseSchedule, settings: Gallery, noise: Levels | None) -> list[Visit]:
+def visits(schedule: Schedule, settings: Gallery, noise: Levels | None) -> list[Visit]:
     """All of them, noisiest first.
 
     Args:

@@ -200,7 +200,7 @@ def parts(model: Denoiser) -> list[nn.Module]:
         own = model._backbone
         return [own.unet, own.vae, own.text_encoder]
     kept: Any = model
-    return [kept.model, kept._vae, kept._text.model]
+    return [kept.model, kept.vae, kept.text.model]
 
 
 @pytest.mark.mostly_slow

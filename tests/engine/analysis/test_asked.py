@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import tensor
 
-from stylecli.backbone.schedule import Levels
+from stylecli.backbone.levels import Levels
 from stylecli.engine.analysis.asked import Asked, nearest, numbers, split
 from stylecli.engine.analysis.subjects import Subject, subjects
 from stylecli.errors import InputError, UsageError
