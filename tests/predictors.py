@@ -10,7 +10,7 @@ import torch
 
 from stylecli.artifacts import store
 from stylecli.backbone.denoisers.layer_sets import layers_in
-from stylecli.backbone.model import fingerprint
+from stylecli.backbone.loading import fingerprint
 from stylecli.engine.i2l import encoders
 from stylecli.methods.i2l import files
 from stylecli.methods.i2l.files import Config

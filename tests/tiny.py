@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 
-from stylecli.backbone.model import Backbone, fingerprint, load
+from stylecli.backbone.loading import fingerprint, load
+from stylecli.backbone.model import Backbone
 
 WORDS = [
     "a",
@@ -44,7 +46,7 @@ def save_folder(
         edits: It sees a picture beside the noise, and reads whole instructions.
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,20 +72,8 @@ def save_folder(
             scaling_factor=0.5,
         )
         length = 77 if edits else 16
-        vocabulary = _tokenizer(folder / "tokenizer", length, ascii_lowercase if edits else "")
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=vocabulary,
-                hidden_size=width,
-                intermediate_size=2 * width,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=length,
-                eos_token_id=1,
-                bos_token_id=0,
-                pad_token_id=1,
-            )
-        )
+        vocabulary = words(folder / "tokenizer", length, ascii_lowercase if edits else "")
+        text_encoder = CLIPTextModel(clip_text(vocabulary, width, length))
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     text_encoder.save_pretrained(folder / "text_encoder")
@@ -133,7 +123,26 @@ def randomise_lora(unet: torch.nn.Module, seed: int = 1, size: float = 0.3) -> N
             parameter.data.copy_(torch.randn(parameter.shape, generator=random) * size)
 
 
-def _tokenizer(folder: Path, length: int = 16, more: str = "") -> int:
+def clip_text(vocabulary: int, width: int, length: int = 16) -> Any:
+    """The config of a text encoder of two layers; a projection of it is as wide."""
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=length,
+        projection_dim=width,
+        eos_token_id=1,
+        bos_token_id=0,
+        pad_token_id=1,
+    )
+
+
+def words(folder: Path, length: int = 16, more: str = "") -> int:
+    """Save a tokenizer of letters; how many tokens it knows."""
     from transformers import CLIPTokenizer
 
     letters = sorted({*"".join(WORDS), *more, *("-" if more else "")})

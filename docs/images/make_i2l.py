@@ -21,7 +21,7 @@ import i2l_table
 import torch
 from i2l_world import Studio, World
 
-from stylecli.backbone import model
+from stylecli.backbone import loading
 from stylecli.backbone.registry import ASSETS
 from stylecli.engine.i2l import encoders
 from stylecli.recipe.i2l import Encoder
@@ -46,7 +46,7 @@ def main() -> None:
         i2l_table.write(given.work, Path(__file__).parent)
         return
     folder = ASSETS / "pocket"
-    backbone = model.load("pocket", folder, fingerprint=model.fingerprint(folder), device=CPU)
+    backbone = loading.load("pocket", folder, fingerprint=loading.fingerprint(folder), device=CPU)
     encoder = encoders.opened(Encoder(), default="pocket-clip", device=CPU, dtype=torch.float32)
     studio = Studio(backbone, given.predictor, encoder)
     i2l_parts.PARTS[given.part](World(given.icons), studio, given.work, given.share)

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from stylecli.artifacts import glyphs
-from stylecli.backbone import model, registry
+from stylecli.backbone import loading, registry
 from stylecli.engine.mask_backends import SHARPNESS
 from stylecli.evaluation.perceptual import NATIVE_PX, load_pocket_clip
 from stylecli.masks.base import Ranker, Setup
@@ -107,7 +107,9 @@ def setup(rank: Ranker) -> Setup:
     source = registry.find("pocket")
     folder = registry.snapshot(source)
     device = torch.device("cpu")
-    backbone = model.load("pocket", folder, fingerprint=model.fingerprint(folder), device=device)
+    backbone = loading.load(
+        "pocket", folder, fingerprint=loading.fingerprint(folder), device=device
+    )
     return Setup(
         settings=Masks(threshold=0.0),
         device=device,

@@ -17,7 +17,7 @@ from route_world import PX, World
 from torch import Tensor
 
 from stylecli.artifacts import images, store
-from stylecli.backbone import model
+from stylecli.backbone import loading
 from stylecli.backbone.registry import ASSETS
 from stylecli.methods.regionroute.styles import Style
 
@@ -51,7 +51,7 @@ def answers(
     region = f"{home / 'masks'}/{{content}}.png={lora}"
     out = home / "out"
     _style("mask-transfer", home / "contents", "--region", region, "-o", out, *SMALL)
-    by = f"{model.fingerprint(ASSETS / 'pocket')} {store.file_sha256(lora)[:16]}"
+    by = f"{loading.fingerprint(ASSETS / 'pocket')} {store.file_sha256(lora)[:16]}"
     return by, [_read(out, name) for name, _, _ in pairs]
 
 

@@ -54,6 +54,10 @@ class FlowBackbone(Backbone):
         return JointExchange.of(self.unet, injection)
 
     @property
+    def words_shape(self) -> tuple[int, int]:
+        return MOST_TOKENS, self.flow.words_width
+
+    @property
     def scaling_factor(self) -> float:
         """Of the autoencoder's config, where it has one: part of what names a trajectory."""
         return float(getattr(self.vae.config, "scaling_factor", 1.0))
@@ -102,6 +106,8 @@ class FlowBackbone(Backbone):
     ) -> Float[Tensor, "b c h w"]:
         rows = len(latents)
         times = torch.as_tensor(timesteps, dtype=torch.float32).expand(rows) / GRID
+        if prompt_embeds.is_meta:  # where nothing is said, all that could be is counted
+            return self.flow.predict(latents, times, list(prompt_embeds))
         lengths = prompt_embeds.any(dim=-1).sum(dim=-1).tolist()
         words = [row[:length] for row, length in zip(prompt_embeds, lengths, strict=True)]
         return self.flow.predict(latents, times, words)
@@ -132,16 +138,21 @@ def load(
         WeightsError: Missing, damaged or of another model.
     """
     flow: Any = denoisers.open(source, folder, device=device, dtype=dtype, variant=variant)
+    return of(flow, name=Path(source.name).name, fingerprint=fingerprint, size_px=size_px)
+
+
+def of(flow: LatentFlow, *, name: str, fingerprint: str, size_px: int) -> FlowBackbone:
+    """A flow that is there already, for painting; see `load`."""
     return FlowBackbone(
-        name=Path(source.name).name,
+        name=name,
         fingerprint=fingerprint,
         unet=flow.model,
         vae=flow.vae,
         text_encoder=flow.text.model,
         tokenizer=flow.text.tokenizer,
         schedule=_schedule(type(flow), flow.scheduler, flow.vae.config, size_px),
-        device=device,
-        dtype=dtype,
+        device=flow.device,
+        dtype=flow.dtype,
         flow=flow,
     )
 

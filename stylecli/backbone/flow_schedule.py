@@ -48,7 +48,7 @@ class FlowSchedule(Schedule):
     def taught(self, place: int) -> int:
         """A shifted sigma, never 0: nothing can be learned of what is clean."""
         (sigma,) = shifted(torch.tensor([(place + 1) / GRID]), self.shift).tolist()
-        return max(1, round(GRID * sigma))
+        return max(1, round(GRID * float(sigma)))
 
     def signal(self, timestep: int) -> float:
         return 1 - timestep / GRID

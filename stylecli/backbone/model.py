@@ -1,17 +1,10 @@
-"""A frozen latent diffusion model behind five verbs: posterior, encode, decode, embed, predict.
-
-Loading is strict. The library fills a tensor that a file lacks with random numbers; here that, an
-unknown tensor or a wrong shape is an error that names it: weights are never silently random.
-"""
+"""A frozen latent diffusion model behind five verbs: posterior, encode, decode, embed, predict."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,8 +15,6 @@ from stylecli.backbone.attention import UnetExchange
 from stylecli.backbone.exchange import Exchange
 from stylecli.backbone.levels import Schedule
 from stylecli.backbone.offload import Offload
-from stylecli.backbone.schedule import NoiseSchedule
-from stylecli.errors import WeightsError
 from stylecli.recipe.schema import Injection
 
 
@@ -83,6 +74,16 @@ class Backbone:
         """
         return UnetExchange.of(self.unet, injection)
 
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
+
+    @property
+    def words_shape(self) -> tuple[int, int]:
+        """Of a prompt's embeddings: tokens and width."""
+        tokens = int(self.text_encoder.config.max_position_embeddings)
+        return tokens, int(self.unet.config.cross_attention_dim)
+
     @cached_property
     def scaling_factor(self) -> float:
         return float(self.vae.config.scaling_factor)
@@ -135,13 +136,7 @@ class Backbone:
     @torch.inference_mode()
     def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "b tokens width"]:
         """Prompt embeddings, each prompt padded and cut to the tokenizer's length."""
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        tokens = tokenized(self.tokenizer, prompts)
         # Stable Diffusion passes a mask only to text encoders that ask for it.
         wants_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.device) if wants_mask else None
@@ -186,190 +181,16 @@ class Backbone:
         return cast(Tensor, output)
 
 
-def load(
-    name: str,
-    folder: Path,
-    *,
-    fingerprint: str,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    variant: str | None = None,
-    is_resident: bool = True,
-    is_editor: bool = False,
-) -> Backbone:
-    """Load a backbone from a local diffusers folder.
-
-    Args:
-        name: For messages and provenance.
-        folder: From `stylecli.backbone.registry.snapshot`.
-        fingerprint: Of that folder.
-        device: Where it computes.
-        dtype: Of the UNet and the text encoder.
-        variant: Weight file variant, such as fp16.
-        is_resident: All weights go to the device at once; else they stay in main memory until
-            `stylecli.backbone.tuning.tune` has decided.
-        is_editor: The UNet may see more than the latents that it denoises.
-
-    Raises:
-        WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape; or
-            the UNet has to be told what nobody here can tell it.
-    """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.configuration_utils import ConfigMixin
-    from diffusers.utils import logging as diffusers_logging
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    unet = load_part(UNet2DConditionModel, folder, "unet", dtype, variant)
-    vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
-    text_encoder = load_part(CLIPTextModel, folder, "text_encoder", dtype, variant)
-    _refuse_unfit(name, unet.config, sees=None if is_editor else vae.config.latent_channels)
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        scheduler = ConfigMixin._dict_from_json_file(folder / "scheduler" / "scheduler_config.json")
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"{folder.name}: tokenizer or scheduler cannot be read: {_first_line(error)}",
-            fix=f"style models verify {name}",
-        ) from error
-    tokenizer.model_max_length = min(
-        tokenizer.model_max_length, text_encoder.config.max_position_embeddings
+def tokenized(tokenizer: Any, prompts: list[str]) -> Any:
+    """Token ids of prompts, each padded and cut to the tokenizer's length."""
+    return tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     )
-    for part in (unet, vae, text_encoder):
-        part.requires_grad_(False).eval()
-        if is_resident:
-            part.to(device)
-    backbone = Backbone(
-        name=name,
-        fingerprint=fingerprint,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        schedule=NoiseSchedule.from_config(scheduler),
-        device=device,
-        dtype=dtype,
-    )
-    backbone.lay_out(channels_last=True)
-    return backbone
-
-
-def _refuse_unfit(name: str, unet: Any, *, sees: int | None) -> None:
-    """See that a UNet needs nothing but latents, a timestep and words.
-
-    Args:
-        sees: Channels of those latents; None where others may come with them.
-
-    Raises:
-        WeightsError: It was made to be told more.
-    """
-    more = {
-        "the size of the picture and pooled words, like SDXL's": unet.addition_embed_type,
-        "classes": unet.class_embed_type or unet.num_class_embeds,
-        "a mask or another picture": sees is not None and unet.in_channels != sees,
-    }
-    for what, is_wanted in more.items():
-        if is_wanted:
-            raise WeightsError(
-                f"{name}: its UNet has to be told {what}, which this release cannot do",
-                fix="use a model like Stable Diffusion 1.5 or 2.1-base",
-            )
 
 
 def _layout(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def fingerprint(folder: Path) -> str:
-    """One digest for all weight and config files of a snapshot.
-
-    The hub's cache names a large file after its SHA-256, so those are not read again.
-    """
-    total = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix not in (".json", ".safetensors", ".txt") or not file.is_file():
-            continue
-        if len(file.relative_to(folder).parts) != 2:
-            continue
-        blob = file.resolve().name
-        if not re.fullmatch(r"[0-9a-f]{64}", blob):
-            with file.open("rb") as stream:
-                blob = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder).as_posix()} {blob}\n".encode())
-    return total.hexdigest()[:16]
-
-
-def load_part(
-    cls: Any,
-    folder: Path,
-    part: str,
-    dtype: torch.dtype,
-    variant: str | None = None,
-    *,
-    ignored: Collection[str] = (),
-    placed: Mapping[str, Any] | None = None,
-) -> Any:
-    """One model of a diffusers folder, on the CPU where `placed` does not say otherwise.
-
-    Args:
-        cls: Of diffusers or transformers.
-        folder: What holds the part's own folder.
-        part: Its name, such as unet.
-        dtype: Of the weights.
-        variant: Weight file variant, such as fp16.
-        ignored: Tensors that files may hold and nobody wants.
-        placed: What the library is told of quantization, and of where that happens.
-
-    Raises:
-        WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape.
-    """
-    where = folder / part
-    if not where.is_dir():
-        raise WeightsError(
-            f"{folder.name}: no {part}/ folder", fix="give a complete diffusers folder"
-        )
-    if not any(where.glob("*.safetensors")):
-        pickled = next(iter((*where.glob("*.bin"), *where.glob("*.ckpt"))), None)
-        raise WeightsError(
-            f"{folder.name}/{part}: no .safetensors file"
-            + (f"; {pickled.name} is a pickle, which can run code" if pickled else ""),
-            fix="get the safetensors files of this model, or convert the pickle where you trust it",
-        )
-    try:
-        model, info = cls.from_pretrained(
-            where,
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # but told of, and refused below by name
-            **({} if part.startswith("text_encoder") else {"low_cpu_mem_usage": True}),
-            **(placed or {}),
-        )
-    except Exception as error:  # the libraries raise many kinds for a damaged folder
-        raise WeightsError(
-            f"{folder.name}/{part}: cannot be loaded: {_first_line(error)}",
-            fix="copy or pull the folder again",
-        ) from error
-    faults = {
-        "missing": [k for k in info["missing_keys"] if not k.endswith("position_ids")],
-        "unknown": [
-            k for k in info["unexpected_keys"] if not k.endswith(("position_ids", *ignored))
-        ],
-        "of another shape": [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]],
-    }
-    for what, keys in faults.items():
-        if keys:
-            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise WeightsError(
-                f"{folder.name}/{part}: tensor {sorted(keys)[0]} is {what}{more}",
-                fix="copy or pull the folder again; nothing was filled in at random",
-            )
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

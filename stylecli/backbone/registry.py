@@ -21,15 +21,17 @@ from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
 from stylecli.recipe.backbones import canonical
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-Kind = Literal["unet", "z-image", "flux2", "hidream", "edit-unet", "flux1-kontext"]
+Kind = Literal["unet", "sdxl", "z-image", "flux2", "hidream", "edit-unet", "flux1-kontext"]
 # Those that draw from words alone, and those that edit a picture they are shown.
 DRAWING: tuple[Kind, ...] = ("unet", "z-image", "flux2", "hidream")
 EDITING: tuple[Kind, ...] = ("edit-unet", "flux1-kontext")
 # Transformers over latents, which can be walked to noise and back.
 FLOWS: tuple[Kind, ...] = ("z-image", "flux2")
-PAINTING: tuple[Kind, ...] = ("unet", *FLOWS)
+UNETS: tuple[Kind, ...] = ("unet", "sdxl")
+PAINTING: tuple[Kind, ...] = (*UNETS, *FLOWS)
 # What stands for a model's kind in the `model_index.json` of a local folder; others are UNets.
 _PIPELINES: Mapping[str, Kind] = {
+    "StableDiffusionXLPipeline": "sdxl",
     "ZImagePipeline": "z-image",
     "Flux2KleinPipeline": "flux2",
     "StableDiffusionInstructPix2PixPipeline": "edit-unet",
@@ -38,6 +40,7 @@ _PIPELINES: Mapping[str, Kind] = {
 # Parts with weights, the denoiser first; `config.json` and tokenizer files are small.
 _WEIGHED: Mapping[Kind, tuple[str, ...]] = {
     "unet": ("unet", "vae", "text_encoder"),
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
     "z-image": ("transformer", "vae", "text_encoder"),
     "flux2": ("transformer", "vae", "text_encoder"),
     "hidream": (".",),
@@ -100,7 +103,7 @@ class Source:
         """Of the files that a snapshot needs."""
         if self.kind == "hidream":
             return _FLAT
-        tokenizers = ("tokenizer", "tokenizer_2")[: 1 + (self.kind == "flux1-kontext")]
+        tokenizers = ("tokenizer", "tokenizer_2")[: 1 + ("text_encoder_2" in self.weighed)]
         parts = (*self.weighed, *tokenizers, "scheduler")
         return (self.index, *(f"{part}/*" for part in parts))
 
@@ -162,6 +165,13 @@ SOURCES: Mapping[str, Source] = {
             },
         ),
         # No revision is pinned and no hash recorded: nobody here has read these files yet.
+        Source(
+            name="sdxl",
+            kind="sdxl",
+            clip="clip-l14",
+            licence="CreativeML Open RAIL++-M",
+            repositories=("stabilityai/stable-diffusion-xl-base-1.0",),
+        ),
         Source(
             name="z-image",
             kind="z-image",

@@ -146,7 +146,7 @@ class DrawMaker:
         """Each picture's own, from its own seed; the last one fills the batch up."""
         backbone = self._painter.backbone
         cells = [side // backbone.latent_px for side in geometry.padded]
-        shape = (1, backbone.unet.config.in_channels, *cells)
+        shape = (1, backbone.latent_channels, *cells)
         noise = [torch.randn(shape, generator=generator(job.seed, "noise")) for job in jobs]
         return torch.cat(filled(noise, rows)).to(backbone.device)
 

@@ -204,7 +204,7 @@ def prepare(
         recipe,
         reporter,
         allow_download=allow_download,
-        kinds=registry.PAINTING if method.learns(recipe.sampling) else ("unet",),
+        kinds=registry.PAINTING if method.learns(recipe.sampling) else registry.UNETS,
     )
     for one in recipes:
         session.check_steps(one)

@@ -18,7 +18,8 @@ from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.levels import Schedule
-from stylecli.backbone.model import Backbone, fingerprint, load
+from stylecli.backbone.loading import fingerprint, load
+from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
 from stylecli.engine.context import Reporter, RunContext, resolve
@@ -57,7 +58,7 @@ class Session:
         reporter: Reporter,
         *,
         allow_download: bool = False,
-        kinds: Sequence[registry.Kind] = ("unet",),
+        kinds: Sequence[registry.Kind] = registry.UNETS,
     ) -> Session:
         """Resolve the device and find the weights, without loading them.
 

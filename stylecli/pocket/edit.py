@@ -21,7 +21,7 @@ from stylecli.artifacts.files import write_atomic
 from stylecli.backbone.editors import delta as deltas
 from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.editors.delta import Delta
-from stylecli.backbone.model import fingerprint, load_part
+from stylecli.backbone.loading import fingerprint, load_part
 from stylecli.backbone.registry import ASSETS, DELTA, THINGS
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import PocketLpips

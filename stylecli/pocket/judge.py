@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stylecli.artifacts import glyphs
 from stylecli.artifacts.store import file_sha256
-from stylecli.backbone import inversion, model, registry, sampling
+from stylecli.backbone import inversion, loading, registry, sampling
 from stylecli.backbone.model import Backbone
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import (
@@ -73,8 +73,8 @@ class Models:
 
 def load(folder: Path) -> Models:
     """Raises `WeightsError` where a part is missing or damaged."""
-    backbone = model.load(
-        "pocket", folder, fingerprint=model.fingerprint(folder), device=torch.device("cpu")
+    backbone = loading.load(
+        "pocket", folder, fingerprint=loading.fingerprint(folder), device=torch.device("cpu")
     )
     return Models(backbone, load_pocket_clip(folder / "clip"), load_pocket_lpips(folder / "lpips"))
 

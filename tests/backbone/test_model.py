@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stylecli.backbone.model import Backbone, fingerprint
+from stylecli.backbone.loading import fingerprint
+from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, denoise, guided
 from stylecli.errors import WeightsError
 from tests import tiny
@@ -240,7 +241,7 @@ def test_a_config_that_is_no_json_is_refused(copy: Path, file: str) -> None:
 
 
 def test_a_variant_that_is_not_there_is_refused(copy: Path) -> None:
-    from stylecli.backbone.model import load
+    from stylecli.backbone.loading import load
 
     with pytest.raises(WeightsError, match="model/unet: cannot be loaded"):
         load("model", copy, fingerprint="", device=torch.device("cpu"), variant="fp16")

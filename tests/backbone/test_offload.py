@@ -238,7 +238,7 @@ def test_on_a_cpu_there_is_nothing_to_spare(fresh: Backbone) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["parts", "blocks"])
 def test_a_gpu_holds_less_and_computes_the_same(kind: str) -> None:
-    from stylecli.backbone.model import fingerprint, load
+    from stylecli.backbone.loading import fingerprint, load
 
     def held(offload: str) -> tuple[int, Tensor]:
         torch.cuda.empty_cache()

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from stylecli.backbone import registry
-from stylecli.backbone.model import Backbone, fingerprint, load
+from stylecli.backbone.loading import fingerprint, load
+from stylecli.backbone.model import Backbone
 from stylecli.backbone.objective import diffusion_loss
 from stylecli.engine.runs.processes import ALONE
 from stylecli.engine.training import draws

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from stylecli.backbone import model, registry
+from stylecli.backbone import loading, registry
 from stylecli.backbone.model import Backbone
 from stylecli.masks import proposals
 from stylecli.masks.base import MaskResult, PointsBackend, Setup
@@ -66,7 +66,7 @@ def by_colour(crops: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
 @cache
 def pocket() -> Backbone:
     source = registry.find("pocket")
-    return model.load(
+    return loading.load(
         "pocket", registry.snapshot(source), fingerprint="p", device=torch.device("cpu")
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from stylecli.backbone import model
+from stylecli.backbone import loading
 from stylecli.backbone.denoisers.base import Applied, Branch, Denoiser, Weighting
 from stylecli.backbone.denoisers.latent_flow import LatentFlow
 from stylecli.backbone.denoisers.layer_sets import CONFIGS, layers_in, layers_of
@@ -69,7 +69,7 @@ def open(  # noqa: A001 - always named with its module
 
     name = Path(source.name).name
     return StableDiffusion(
-        model.load(
+        loading.load(
             name, folder, fingerprint=fingerprint, device=device, dtype=dtype, variant=variant
         )
     )

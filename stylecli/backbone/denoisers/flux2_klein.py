@@ -15,7 +15,7 @@ from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 
 TEXT_LAYERS = (9, 18, 27)
 # Black Forest Labs' fit of how far times are shifted: for 10 and for 200 steps a line over the
@@ -44,6 +44,11 @@ class Flux2Klein(LatentFlow):
         for part in (model, vae):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)
+
+    @property
+    def words_width(self) -> int:
+        model: Any = self.model
+        return int(model.config.joint_attention_dim)
 
     @torch.no_grad()
     def posterior(

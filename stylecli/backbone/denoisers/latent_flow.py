@@ -65,6 +65,11 @@ class LatentFlow(Flow):
         """Noise levels from 1 to 0 of a picture of so many tokens: one more than steps."""
 
     @property
+    @abstractmethod
+    def words_width(self) -> int:
+        """Numbers that a token of a prompt becomes."""
+
+    @property
     def multiple_px(self) -> int:
         return PATCH * self.cell_px
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 from stylecli.errors import WeightsError
 
 # Of a prompt; what is longer is cut.

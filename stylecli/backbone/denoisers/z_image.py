@@ -14,7 +14,7 @@ from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 
 # The state before the last layer.
 TEXT_LAYERS = (-2,)
@@ -43,6 +43,11 @@ class ZImage(LatentFlow):
         for part in (model, vae):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)
+
+    @property
+    def words_width(self) -> int:
+        model: Any = self.model
+        return int(model.config.cap_feat_dim)
 
     @torch.no_grad()
     def posterior(

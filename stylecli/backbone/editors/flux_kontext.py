@@ -25,7 +25,7 @@ from stylecli.backbone.editors import kontext_layout as layout
 from stylecli.backbone.editors.base import AfterStep, Text
 from stylecli.backbone.editors.kontext_text import Encoders, t5_tokenizer
 from stylecli.backbone.editors.kontext_weights import Quantize, open_transformer
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 from stylecli.backbone.probe import flux
 from stylecli.backbone.probe.base import twice
 from stylecli.errors import RecipeError, WeightsError

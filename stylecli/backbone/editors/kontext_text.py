@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stylecli.backbone.editors.base import Text
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 from stylecli.errors import UsageError, WeightsError
 
 NAMED = 40

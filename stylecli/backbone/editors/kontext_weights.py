@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from stylecli.backbone.editors.eight_bits import in_eight_bits
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 from stylecli.errors import UsageError
 
 Quantize = Literal["none", "nf4", "fp8"]

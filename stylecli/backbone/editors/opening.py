@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from stylecli.backbone import model
+from stylecli.backbone import loading
 from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.registry import Source
@@ -25,7 +25,7 @@ def fingerprint(source: Source, folder: Path) -> str:
     """
     if source.kind == "edit-unet":
         return unet_edit.fingerprint(folder, source.delta)
-    return model.fingerprint(folder)
+    return loading.fingerprint(folder)
 
 
 def open(  # noqa: A001 - always named with its module

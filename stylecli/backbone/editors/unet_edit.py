@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from stylecli.backbone import model, objective, sampling
+from stylecli.backbone import loading, objective, sampling
 from stylecli.backbone.denoisers.layer_sets import layers_of
 from stylecli.backbone.editors import delta as deltas
 from stylecli.backbone.editors.base import AfterStep, Text
@@ -231,7 +231,7 @@ def fingerprint(folder: Path, delta: Path | None) -> str:
     Raises:
         WeightsError: The changes are not there.
     """
-    base = model.fingerprint(folder)
+    base = loading.fingerprint(folder)
     if delta is None:
         return base
     file = delta / DELTA
@@ -263,14 +263,14 @@ def load(
         device: Where it computes.
         dtype: Of the UNet and the text encoder.
         variant: Weight file variant, such as fp16.
-        is_resident: As `stylecli.backbone.model.load` says.
+        is_resident: As `stylecli.backbone.loading.load` says.
 
     Raises:
         WeightsError: Files missing or damaged, changes of another model, or a UNet that sees no
             second picture.
     """
     read = None if delta is None else deltas.read(delta / DELTA)
-    backbone = model.load(
+    backbone = loading.load(
         name,
         folder,
         fingerprint=fingerprint,
@@ -281,7 +281,7 @@ def load(
         is_editor=True,
     )
     if read is not None and delta is not None:
-        base = model.fingerprint(folder)
+        base = loading.fingerprint(folder)
         encoder = backbone.text_encoder
         deltas.apply(backbone.unet, encoder, read, delta / DELTA, base_fingerprint=base)
         backbone.lay_out(channels_last=backbone.channels_last)

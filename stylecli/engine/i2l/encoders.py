@@ -148,7 +148,7 @@ def _pocket(device: torch.device) -> tuple[Net, str]:
 def _vae(backbone: Path | None, device: torch.device) -> tuple[Net, str]:
     from diffusers import AutoencoderKL
 
-    from stylecli.backbone.model import load_part
+    from stylecli.backbone.loading import load_part
 
     if backbone is None:
         raise RecipeError(

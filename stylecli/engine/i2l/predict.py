@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stylecli.backbone import lora_layouts, registry
 from stylecli.backbone.denoisers import layer_sets
-from stylecli.backbone.model import fingerprint
+from stylecli.backbone.loading import fingerprint
 from stylecli.engine import collisions, plan
 from stylecli.engine.context import Reporter, resolve
 from stylecli.engine.i2l import finding

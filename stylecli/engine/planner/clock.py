@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -62,8 +63,10 @@ class Clock:
             started = time.perf_counter()
             run = pool.runner(call)
             if run is not None:
-                self.timed[call] = _timed(run, self.device)
-                self._learn()
+                # Some cannot be run on their own, such as what changes a view in place.
+                with suppress(RuntimeError):
+                    self.timed[call] = _timed(run, self.device)
+                    self._learn()
             left -= time.perf_counter() - started
 
     def seconds_of(self, call: Call) -> float:

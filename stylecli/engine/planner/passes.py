@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from stylecli.backbone import tuning
+from stylecli.backbone import hollow, tuning
 from stylecli.backbone.adapters import Adapters
-from stylecli.backbone.model import Backbone
-from stylecli.backbone.schedule import NoiseSchedule
+from stylecli.backbone.hollow import META
+from stylecli.backbone.registry import Kind
 from stylecli.engine.planner.walk import Walked, walked
 from stylecli.recipe.schema import Device, Injection, Lora
 
 ADAPTER = "planned"
-META = torch.device("meta")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +53,15 @@ class Passes:
     """The passes of one model; each is walked when it is first asked for."""
 
     def __init__(
-        self, folder: Path, dtype: torch.dtype, injection: Injection, lora: Lora, kind: str = "cpu"
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        injection: Injection,
+        lora: Lora,
+        kind: str = "cpu",
+        *,
+        model: Kind = "unet",
+        size_px: int = 512,
     ) -> None:
         """Read the configs of a backbone.
 
@@ -65,8 +71,10 @@ class Passes:
             injection: What is handed over where.
             lora: Where LoRAs sit, and their rank.
             kind: Of the device that will compute.
+            model: What the folder holds.
+            size_px: Short side of the pictures.
         """
-        self._backbone = _empty(folder, dtype)
+        self._backbone = hollow.backbone(model, folder, dtype=dtype, size_px=size_px)
         self._injection = injection
         self._kind = kind
         with warnings.catch_warnings():
@@ -86,14 +94,23 @@ class Passes:
 
     @property
     def latent_channels(self) -> int:
-        return int(self._backbone.unet.config.in_channels)
+        return self._backbone.latent_channels
 
     @cached_property
     def weights(self) -> dict[str, int]:
         """Bytes of each part's frozen weights."""
         backbone = self._backbone
-        parts = {"unet": backbone.unet, "vae": backbone.vae, "text": backbone.text_encoder}
-        return {name: _weight(part) for name, part in parts.items()}
+        return {
+            "unet": _weight(backbone.unet),
+            "vae": _weight(backbone.vae),
+            "text": sum(map(_weight, self._encoders)),
+        }
+
+    @property
+    def _encoders(self) -> list[Any]:
+        """Of words."""
+        parts = self._backbone.parts.items()
+        return [one for name, some in parts if "text" in name for one in some]
 
     @cached_property
     def largest_block(self) -> tuple[int, int]:
@@ -194,9 +211,11 @@ class Passes:
         return Pass(walk, 2 * sources)
 
     def _words(self) -> Pass:
-        length = int(self._backbone.text_encoder.config.max_position_embeddings)
+        backbone = self._backbone
         with walked() as walk, torch.inference_mode():
-            self._backbone.text_encoder(torch.zeros(1, length, dtype=torch.long, device=META))
+            for encoder in self._encoders:
+                length = min(backbone.words_shape[0], encoder.config.max_position_embeddings)
+                encoder(torch.zeros(1, length, dtype=torch.long, device=META))
         return Pass(walk, 1)
 
     def _trained(self, latent: tuple[int, int], checkpointing: bool) -> Pass:
@@ -227,47 +246,9 @@ class Passes:
 
     def _predict(self, rows: int, latent: tuple[int, int]) -> torch.Tensor:
         backbone = self._backbone
-        tokens = int(backbone.text_encoder.config.max_position_embeddings)
         latents = torch.empty(rows, self.latent_channels, *latent, device=META)
-        embeds = torch.empty(
-            rows,
-            tokens,
-            int(backbone.unet.config.cross_attention_dim),
-            dtype=backbone.dtype,
-            device=META,
-        )
+        embeds = torch.empty(rows, *backbone.words_shape, dtype=backbone.dtype, device=META)
         return backbone.predict(latents, 500, embeds)
-
-
-def _empty(folder: Path, dtype: torch.dtype) -> Backbone:
-    """The model of a folder without its numbers."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with META:
-        unet: Any = UNet2DConditionModel.from_config(
-            UNet2DConditionModel.load_config(folder / "unet")
-        )
-        vae: Any = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
-        text: Any = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
-    for part, own in ((unet, dtype), (vae, torch.float32), (text, dtype)):
-        # The libraries' own `to` warns of layers that no model here has.
-        torch.nn.Module.to(part, own)
-        part.requires_grad_(False).eval()
-    for part in (unet, vae):
-        part.to(memory_format=torch.channels_last)
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_bytes())
-    return Backbone(
-        name="planned",
-        fingerprint="",
-        unet=unet,
-        vae=vae,
-        text_encoder=text,
-        tokenizer=None,
-        schedule=NoiseSchedule.from_config(scheduler),
-        device=META,
-        dtype=dtype,
-    )
 
 
 def _add_adapter(unet: Any, lora: Lora) -> None:

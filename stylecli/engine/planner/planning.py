@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from stylecli.backbone.registry import Kind
 from stylecli.engine.plan import Job
 from stylecli.engine.planner import memory
 from stylecli.engine.planner.clock import Clock
@@ -48,7 +49,13 @@ def planner(
     # The one setting of LoRAs that passes are told of one by one.
     lora = recipe.lora.model_copy(update={"gradient_checkpointing": False})
     passes, libraries = _passes(
-        session.folder, context.dtype, recipe.injection, lora, context.device.type
+        session.folder,
+        context.dtype,
+        recipe.injection,
+        lora,
+        context.device.type,
+        session.source.kind,
+        recipe.sampling.size,
     )
     work = Work.of(recipe, rows, jobs, items=items, size_px=size_px, multiple_px=passes.multiple_px)
     return Planner(passes, recipe, work, _clock(context.device), libraries=libraries)
@@ -88,10 +95,16 @@ def fitting(
 
 @cache
 def _passes(
-    folder: Path, dtype: torch.dtype, injection: Injection, lora: Lora, kind: str
+    folder: Path,
+    dtype: torch.dtype,
+    injection: Injection,
+    lora: Lora,
+    kind: str,
+    model: Kind,
+    size_px: int,
 ) -> tuple[Passes, int]:
     """And what this process held once all libraries were there, before anything was walked."""
-    passes = Passes(folder, dtype, injection, lora, kind)
+    passes = Passes(folder, dtype, injection, lora, kind, model=model, size_px=size_px)
     return passes, memory.libraries()
 
 

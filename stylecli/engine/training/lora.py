@@ -30,6 +30,12 @@ from stylecli.tensors.colour import Colours
 
 # Settings in force of which the latents of pictures depend.
 PICTURED = ("tiling", "channels_last")
+# By the width of a UNet's prompts, as model hubs call them.
+ARCHITECTURES = {
+    768: "stable-diffusion-v1",
+    1024: "stable-diffusion-v2-512",
+    2048: "stable-diffusion-xl-v1-base",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +271,10 @@ def _header(
     width = int(backbone.unet.config.get("cross_attention_dim", 0))
     second = width == 1024
     velocity = backbone.schedule.prediction_type == "v_prediction"
-    version = {768: "sd_v1", 1024: "sd_v2_v" if velocity else "sd_v2"}.get(width, backbone.name)
-    architecture = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-512"}.get(
-        width, backbone.name
-    )
+    of_second = "sd_v2_v" if velocity else "sd_v2"
+    versions = {768: "sd_v1", 1024: of_second, 2048: "sdxl_base_v1-0"}
+    version = versions.get(width, backbone.name)
+    architecture = ARCHITECTURES.get(width, backbone.name)
     return {
         "format": "pt",
         "ss_network_module": "networks.lora",

@@ -18,7 +18,7 @@ from stylecli.backbone.editors import opening, unet_edit
 from stylecli.backbone.editors.base import Text
 from stylecli.backbone.editors.delta import Delta
 from stylecli.backbone.editors.unet_edit import UnetEdit
-from stylecli.backbone.model import fingerprint, load
+from stylecli.backbone.loading import fingerprint, load
 from stylecli.backbone.registry import DELTA, Source
 from stylecli.backbone.schedule import move
 from stylecli.errors import RecipeError, UsageError, WeightsError

@@ -283,11 +283,11 @@ def test_what_ships_needs_nothing_else() -> None:
 
 @pytest.mark.slow
 def test_vae_patches_are_the_latents_the_backbone_works_with() -> None:
-    from stylecli.backbone import model
+    from stylecli.backbone import loading
 
     encoder = opened("vae-patch", backbone=ASSETS / "pocket")
     seen = squares(128)
-    backbone = model.load("pocket", ASSETS / "pocket", fingerprint="", device=torch.device("cpu"))
+    backbone = loading.load("pocket", ASSETS / "pocket", fingerprint="", device=torch.device("cpu"))
     latents = backbone.encode_image(seen / 2 + 0.5)
     from stylecli.methods.i2l.encoders.patches import positions
 

@@ -167,7 +167,7 @@ def test_steps_are_told_apart_by_what_they_hand_over() -> None:
 
 
 def test_weights_are_those_of_the_loaded_model() -> None:
-    from stylecli.backbone.model import load
+    from stylecli.backbone.loading import load
 
     real = load("tiny", small.folder(), fingerprint="", device=CPU)
     assert passes().weights == {

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from stylecli.artifacts import images
 from stylecli.backbone import lora, registry
 from stylecli.backbone.editors import unet_edit
-from stylecli.backbone.model import load_part
+from stylecli.backbone.loading import load_part
 from stylecli.engine.route import experts
 from stylecli.methods.regionroute.styles import PAPER
 from stylecli.pocket.edits import KNOWN
