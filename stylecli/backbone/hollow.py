@@ -7,14 +7,14 @@ so nothing that they draw may be kept; they are for plans and for `style bench -
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from stylecli.backbone import denoisers, flow_model
-from stylecli.backbone.denoisers.parts import flow_scheduler
-from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.loading import OF_SDXL
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.registry import FLOWS, Kind
@@ -30,6 +30,9 @@ def backbone(
 ) -> Backbone:
     """The model that a diffusers folder describes, without the folder's weights.
 
+    Off the meta device it has no text encoder: a prompt is random numbers of the shape that
+    embeddings have.
+
     Args:
         kind: Of the model, as the registry says.
         folder: Only its configs are read.
@@ -41,15 +44,30 @@ def backbone(
         WeightsError: A config is missing or damaged.
     """
     try:
-        if kind in FLOWS:
-            return _flow(kind, folder, dtype, size_px, device)
-        return _unet(folder, dtype, device)
+        make = partial(_flow, kind, size_px=size_px) if kind in FLOWS else _unet
+        made = make(folder=folder, dtype=dtype, device=device)
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise WeightsError(
             f"{folder.name}: a config cannot be read: {reason}",
             fix="copy or pull the folder again",
         ) from error
+    if device != META:
+        without_words(made)
+    return made
+
+
+def without_words(backbone: Backbone) -> None:
+    """Have prompts be random numbers from now on, always the same."""
+
+    def encode_prompt(prompts: list[str]) -> Float[Tensor, "b tokens width"]:
+        shape = (len(prompts), *backbone.words_shape)
+        if backbone.device == META:
+            return torch.empty(shape, device=META, dtype=backbone.dtype)
+        random = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=random).to(backbone.device, backbone.dtype)
+
+    vars(backbone)["encode_prompt"] = encode_prompt
 
 
 def _unet(folder: Path, dtype: torch.dtype, device: torch.device) -> Backbone:
@@ -62,8 +80,9 @@ def _unet(folder: Path, dtype: torch.dtype, device: torch.device) -> Backbone:
     with device:
         unet = _of_diffusers(UNet2DConditionModel, folder / "unet")
         vae = _of_diffusers(AutoencoderKL, folder / "vae")
+    is_xl = unet.config.addition_embed_type == OF_SDXL
+    with META:
         text_encoder = words(CLIPTextModel, "text_encoder")
-        is_xl = unet.config.addition_embed_type == OF_SDXL
         second = words(CLIPTextModelWithProjection, "text_encoder_2") if is_xl else None
     for part, own in ((unet, dtype), (vae, torch.float32), (text_encoder, dtype), (second, dtype)):
         _settle(part, own)
@@ -91,12 +110,17 @@ def _flow(
     import diffusers
     from transformers import Qwen3Config, Qwen3Model
 
+    from stylecli.backbone import denoisers, flow_model
+    from stylecli.backbone.denoisers.parts import flow_scheduler
+    from stylecli.backbone.denoisers.qwen import Qwen
+
     index = _json(folder / "model_index.json")
     with device:
         model, vae = (
             _of_diffusers(getattr(diffusers, index[part][1]), folder / part)
             for part in ("transformer", "vae")
         )
+    with META:
         config = Qwen3Config.from_pretrained(folder / "text_encoder", local_files_only=True)
         text: Any = Qwen3Model(config)
     for part, own in ((model, dtype), (vae, torch.float32), (text, dtype)):

@@ -96,8 +96,12 @@ def fit_and_carry_out(
     Raises:
         UsageError: Nothing fits.
     """
-    resolved = fitted(resolved, gigabytes, running, prepare)
-    prepared = prepare(running.recipe(resolved), console)
+    from stylecli.engine.session import planning
+
+    # What is only shown needs no weights.
+    with planning() if running.dry_run else nullcontext():
+        resolved = fitted(resolved, gigabytes, running, prepare)
+        prepared = prepare(running.recipe(resolved), console)
     carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 import torch
 
-from stylecli.backbone import denoisers, flow_model, registry
+from stylecli.backbone import denoisers, hollow, registry
+from stylecli.backbone.architectures import ARCHITECTURES, on_paper
 from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.editors import opening
 from stylecli.backbone.editors.base import Editor
@@ -23,7 +26,7 @@ from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.errors import RecipeError, UsageError
+from stylecli.errors import RecipeError, UsageError, WeightsError
 from stylecli.methods.stylegallery.visits import visits
 from stylecli.recipe.schema import Device, Recipe
 from stylecli.recipe.strict import AttentionLayers
@@ -34,11 +37,37 @@ FOR_UNETS = ("max_rows", "compile", "tiling", "offload")
 FOR_BLOCKS = ("compile", "offload")
 
 
+_PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Inside, sessions open without weights where those are missing: nothing will be drawn."""
+    token = _PLANNING.set(True)
+    try:
+        yield
+    finally:
+        _PLANNING.reset(token)
+
+
+def _configs_of(source: registry.Source) -> Path:
+    """A folder with the configs of a model, whose weights nobody needs.
+
+    Raises:
+        UsageError: None ships, and it is no folder.
+    """
+    if source.folder is not None:
+        return source.folder
+    return on_paper(source.name)
+
+
 @dataclass(eq=False)
 class Session:
     """One run's recipe, device and weights; the model is loaded on first use.
 
     Attributes:
+        is_blank: The model has random weights, and `folder` its configs alone: what is planned or
+            timed on it counts, and nothing that it draws.
         device: The settings in force: the recipe's, until there was too little memory for them.
     """
 
@@ -46,6 +75,7 @@ class Session:
     context: RunContext
     source: registry.Source
     folder: Path
+    is_blank: bool = field(default=False, kw_only=True)
     device: Device = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +89,7 @@ class Session:
         *,
         allow_download: bool = False,
         kinds: Sequence[registry.Kind] = registry.UNETS,
+        blank: bool = False,
     ) -> Session:
         """Resolve the device and find the weights, without loading them.
 
@@ -68,6 +99,7 @@ class Session:
             allow_download: Fetch what is missing.
             kinds: Of models that the command can use; for those that edit pictures, the editor that
                 was made of the named backbone is opened.
+            blank: Do without weights; within `planning` that is done where they are missing.
 
         Raises:
             UsageError: No such device, it cannot compute in that type, or the command cannot use
@@ -80,13 +112,23 @@ class Session:
         if set(kinds) <= set(registry.EDITING):
             source = registry.editing(source)
         registry.require(source, kinds)
-        folder = registry.snapshot(
-            source, revision=recipe.backbone.revision, allow_download=allow_download
-        )
+        if blank:
+            return cls(recipe, context, source, _configs_of(source), is_blank=True)
+        try:
+            folder = registry.snapshot(
+                source, revision=recipe.backbone.revision, allow_download=allow_download
+            )
+        except WeightsError as missing:
+            if not _PLANNING.get() or source.name not in ARCHITECTURES:
+                raise
+            reporter.warn(f"planned from the published configuration: {missing.what}")
+            return cls(recipe, context, source, _configs_of(source), is_blank=True)
         return cls(recipe, context, source, folder)
 
     @cached_property
     def fingerprint(self) -> str:
+        if self.is_blank:
+            return "random"
         if self.source.kind in registry.EDITING:
             return opening.fingerprint(self.source, self.folder)
         return fingerprint(self.folder)
@@ -153,6 +195,8 @@ class Session:
         if not file.is_file():
             return None  # loading says what is missing
         if self.source.kind in registry.FLOWS:
+            from stylecli.backbone import flow_model
+
             return flow_model.schedule(self.source, self.folder, self.recipe.sampling.size)
         return NoiseSchedule.from_config(json.loads(file.read_bytes()))
 
@@ -164,6 +208,8 @@ class Session:
             WeightsError: Damaged or incomplete.
             UsageError: This machine cannot compile, and is to.
         """
+        if self.is_blank:
+            return self._blank()
         if self.source.kind == "edit-unet" and isinstance(self.editor, UnetEdit):
             return self.editor.backbone
         if self.source.kind in registry.FLOWS:
@@ -181,7 +227,20 @@ class Session:
         self._tune(loaded)
         return loaded
 
+    def _blank(self) -> Backbone:
+        made = hollow.backbone(
+            self.source.kind,
+            self.folder,
+            dtype=self.context.dtype,
+            size_px=self.recipe.sampling.size,
+            device=self.context.device,
+        )
+        self._tune(made)
+        return made
+
     def _flow(self) -> Backbone:
+        from stylecli.backbone import flow_model
+
         self._refuse_idle(FOR_BLOCKS)
         loaded = flow_model.load(
             self.source,

@@ -15,7 +15,10 @@ from stylecli.errors import UsageError
 MEASURED = "What is measured"
 
 
-@examples("style bench --quick", "style bench --full -o this-machine.json")
+@examples(
+    "style bench --quick",
+    "style bench --backbone sd21-base --weights random --cases transfer -o sd21.json",
+)
 def bench(
     settings: bundles.Settings,
     cases: Annotated[
@@ -24,7 +27,7 @@ def bench(
             "--cases",
             metavar="A,B",
             parser=given,
-            help="transfer, memory, rows, styles, train, compile; default: all.",
+            help="transfer, memory, rows, styles, train, gallery, compile; default: all.",
             rich_help_panel=MEASURED,
         ),
     ] = None,
@@ -38,6 +41,16 @@ def bench(
             rich_help_panel=MEASURED,
         ),
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="own|random",
+            parser=given,
+            help="Random ones cost the same, and need no download.",
+            rich_help_panel=MEASURED,
+        ),
+    ] = "own",
     quick: Annotated[
         bool,
         typer.Option(
@@ -67,20 +80,31 @@ def bench(
     """Measure time, rows, operations and memory, beside a plain implementation of the same."""
     if quick and full:
         raise UsageError("--quick and --full are two of three efforts", fix="give one, or neither")
+    if weights not in ("own", "random"):
+        raise UsageError(f"--weights {weights} is none", fix="give own or random")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         where = "is a folder" if output.is_dir() else "lies in no folder that is there"
         raise UsageError(f"--output {output} {where}", fix="name a file, such as -o bench.json")
     width, height = options.sides(size)
     resolved = settings.resolved({})
 
+    from stylecli.backbone.registry import PAINTING
     from stylecli.engine.bench.cases import CASES, chosen, measure
     from stylecli.engine.bench.workplace import Bench
     from stylecli.engine.session import Session
 
-    names = chosen([name for name in (cases or "").split(",") if name])
+    asked = [name for name in (cases or "").split(",") if name]
+    chosen(asked)
     if resolved.assumed:
         console.note(resolved.assumed)
-    session = Session.open(resolved.recipe, console, allow_download=allow_download)
+    session = Session.open(
+        resolved.recipe,
+        console,
+        allow_download=allow_download,
+        kinds=PAINTING,
+        blank=weights == "random",
+    )
+    names = chosen(asked, session.source.kind)
     measured = Bench(
         session,
         resolved.name,

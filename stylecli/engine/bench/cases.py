@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.registry import FLOWS, Kind
 from stylecli.backbone.tuning import tune
 from stylecli.engine.bench import counting, gallery_case, memory, sides, training
 from stylecli.engine.bench.report import Count, Figure, Ratio, Row, Side
@@ -31,6 +32,9 @@ COUNTED = Injection(feature_steps=30, attn_steps=25, attn_tail="adaptive")
 def transfer(bench: Bench) -> Iterator[Row]:
     """One content in one style: ours, the plain reference and the authors' procedure, in turns."""
     scene = bench.scene
+    if not scene.has_reference:
+        yield from _transfer_alone(bench)
+        return
     backbone = scene.backbone
     plain = sides.Plain(scene)
     few = replace(scene, recipe=shortened(scene.recipe, AUTHORS_SAMPLED))
@@ -83,6 +87,32 @@ def transfer(bench: Bench) -> Iterator[Row]:
     )
 
 
+def _bare(scene: Scene, rows: int, times: int, watch: Watch) -> None:
+    sides.one_pass(scene, watch, rows, times)
+
+
+def _transfer_alone(bench: Bench) -> Iterator[Row]:
+    """Ours, of a model that no reference knows: beside the passes that it is made of."""
+    scene, times = bench.scene, bench.amount.passes
+    counted: dict[str, Counter[int]] = {}
+
+    def ours(watch: Watch) -> None:
+        with counting.passes(scene.backbone.unet) as found:
+            sides.ours(scene, watch)
+        counted["ours"] = found
+
+    rows = sorted({1, len(scene.looks[0].prompts)})
+    work: dict[str, Callable[[Watch], object]] = {
+        "ours": ours,
+        "vae": lambda watch: sides.vae(scene, watch),
+    } | {f"pass of {n}": lambda watch, n=n: sides.one_pass(scene, watch, n, times) for n in rows}
+    once = shortened(scene.recipe, 1)
+    warm = {"ours": lambda watch: sides.ours(replace(scene, recipe=once), watch)}
+    shown = bench.turns(work, warm)
+    yield from _transfer_sides(bench, shown, counted)
+    yield _against_rows(bench, shown, counted["ours"])
+
+
 def _transfer_ratios(
     bench: Bench, shown: Mapping[str, Sequence[Watch]], counted: Counter[int]
 ) -> Iterator[Row]:
@@ -103,6 +133,12 @@ def _transfer_ratios(
         "settings, from picture to picture; in turns, by rounds",
     )
 
+    yield _against_rows(bench, shown, counted)
+
+
+def _against_rows(
+    bench: Bench, shown: Mapping[str, Sequence[Watch]], counted: Counter[int]
+) -> Ratio:
     def least(kind: str) -> list[float]:
         times = bench.amount.passes
         each = [
@@ -111,8 +147,11 @@ def _transfer_ratios(
         ]
         return [sum(round_) for round_ in zip(*each, strict=True)]
 
-    value, cpu = (quotients(added(kind, "ours"), least(kind)) for kind in kinds)
-    yield Ratio(
+    def own(kind: str) -> list[float]:
+        return [getattr(watch, kind) for watch in shown["ours"]]
+
+    value, cpu = (quotients(own(kind), least(kind)) for kind in ("total", "cpu_total"))
+    return Ratio(
         name="ours / rows x one row",
         value=value,
         cpu=cpu,
@@ -131,11 +170,10 @@ def _transfer_sides(
 ) -> Iterator[Row]:
     hollow = bench.hollow()
     silent = Watch(hollow.backbone.device)
-    plain = sides.Plain(hollow)
-    flops = {
-        "ours": counting.flops(lambda: sides.ours(hollow, silent)),
-        "plain": counting.flops(lambda: plain(silent)),
-    }
+    flops = {"ours": counting.flops(lambda: sides.ours(hollow, silent))}
+    if hollow.has_reference:
+        plain = sides.Plain(hollow)
+        flops["plain"] = counting.flops(lambda: plain(silent))
     how = {
         "ours": "inversion and sampling with early exit, skipping and fused attention",
         "plain": "the reference of the tests: three rows a step, attention matrices written out",
@@ -162,7 +200,7 @@ def peaks(bench: Bench) -> Iterator[Row]:
     recipe = shortened(bench.session.recipe, MEMORY_STEPS)
     found: dict[str, int | None] = {}
     for side in memory.SIDES:
-        found[side] = memory.peak(recipe, side, bench.size)
+        found[side] = memory.peak(recipe, side, bench.size, blank=bench.session.is_blank)
         yield Side(
             case="memory",
             name=side,
@@ -328,28 +366,35 @@ class Case:
 
     Attributes:
         what: In a few words, for people.
+        has_rival: It is measured beside a plain implementation, which knows UNets like Stable
+            Diffusion's alone.
     """
 
     run: Callable[[Bench], Iterator[Row]]
     what: str
+    has_rival: bool = False
 
 
 CASES: Mapping[str, Case] = {
     "transfer": Case(transfer, "ours, the plain reference and the authors' procedure, in turns"),
-    "memory": Case(peaks, "peak memory, each side in a process of its own"),
+    "memory": Case(peaks, "peak memory, each side in a process of its own", has_rival=True),
     "rows": Case(rows, "rows of the cost model, counted"),
     "styles": Case(styles, "several styles of one content"),
     "train": Case(train, "training steps and bare passes"),
-    "gallery": Case(gallery_case.measure, "StyleGallery's updates beside a plain implementation"),
+    "gallery": Case(
+        gallery_case.measure,
+        "StyleGallery's updates beside a plain implementation",
+        has_rival=True,
+    ),
     "compile": Case(compiled, "torch.compile"),
 }
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """Cases in the order they are measured; none named is all.
+def chosen(names: Sequence[str], kind: Kind = "unet") -> list[str]:
+    """Cases in the order they are measured; none named is all that fit the model.
 
     Raises:
-        UsageError: No such case.
+        UsageError: No such case, or one that a model of this kind cannot have.
     """
     for name in names:
         if name not in CASES:
@@ -357,7 +402,14 @@ def chosen(names: Sequence[str]) -> list[str]:
                 f"--cases: there is no {name!r}",
                 fix=f"{did_you_mean(name, CASES)}known: {', '.join(CASES)}",
             )
-    return [name for name in CASES if name in names or not names]
+    unfit = [] if kind == "unet" else [name for name, case in CASES.items() if case.has_rival]
+    unfit += ["compile"] if kind in FLOWS else []
+    if named := [name for name in names if name in unfit]:
+        raise UsageError(
+            f"--cases {named[0]} is for UNets like Stable Diffusion's, and this is another model",
+            fix=f"known for it: {', '.join(name for name in CASES if name not in unfit)}",
+        )
+    return [name for name in CASES if name in names or not (names or name in unfit)]
 
 
 def measure(bench: Bench, names: Sequence[str]) -> Iterator[Row]:

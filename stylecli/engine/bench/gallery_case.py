@@ -66,7 +66,9 @@ def _peaks(bench: Bench) -> Iterator[Row]:
             bench.session.recipe, steps=MEMORY_STEPS, gradient_checkpointing=checkpoints
         )
         recipe = bench.session.recipe.model_copy(update={"gallery": given})
-        found[checkpoints] = memory.peak(recipe, "gallery", bench.size)
+        found[checkpoints] = memory.peak(
+            recipe, "gallery", bench.size, blank=bench.session.is_blank
+        )
         yield Side(
             case="gallery",
             name="peak, checkpoints" if checkpoints else "peak",

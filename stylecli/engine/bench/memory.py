@@ -34,18 +34,20 @@ SAMPLE_SECONDS = 0.005
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak(recipe: Recipe, side: str, size: tuple[int, int]) -> int | None:
+def peak(recipe: Recipe, side: str, size: tuple[int, int], *, blank: bool = False) -> int | None:
     """Bytes above the loaded model and its LoRA while one picture is made; None: they ran out.
 
     Args:
         recipe: Everything about the run.
         side: One of `SIDES`, or `gallery`.
         size: Width and height in pixels.
+        blank: On random weights.
 
     Raises:
         StyleError: The other process failed for another reason.
     """
-    asked = {"recipe": recipe.model_dump(mode="json"), "side": side, "size": size}
+    asked: dict[str, object] = {"recipe": recipe.model_dump(mode="json"), "side": side}
+    asked |= {"size": size, "blank": blank}
     done = subprocess.run(  # noqa: S603 - ourselves
         [sys.executable, "-m", __name__],
         input=json.dumps(asked),
@@ -147,8 +149,8 @@ def _run(scene: scenes.Scene, side: str) -> Callable[[Watch], object]:
     return sides.Plain(scene) if side == "plain" else lambda watch: sides.ours(scene, watch)
 
 
-def _measured(recipe: Recipe, side: str, size: tuple[int, int]) -> int | None:
-    session = Session.open(recipe, _Silent())
+def _measured(recipe: Recipe, side: str, size: tuple[int, int], *, blank: bool) -> int | None:
+    session = Session.open(recipe, _Silent(), blank=blank)
     scene = scenes.real(session.backbone, recipe, size)
     device = session.context.device
     run = _run(scene, side)
@@ -170,7 +172,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     recipe = Recipe.model_validate(asked["recipe"])
     width, height = asked["size"]
-    found = _measured(recipe, asked["side"], (width, height))
+    found = _measured(recipe, asked["side"], (width, height), blank=asked["blank"])
     sys.stdout.write(json.dumps({"peak_bytes": found}) + "\n")
 
 

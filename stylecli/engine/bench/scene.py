@@ -15,9 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone import hollow as hollow_backbone
 from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.layers import decoder_layers
 from stylecli.backbone.levels import Levels, Schedule
 from stylecli.backbone.lora import LoraFile
+from stylecli.backbone.lora_trial import part_of
 from stylecli.backbone.model import Backbone
 from stylecli.errors import UsageError
 from stylecli.methods.diffstyler import Look
@@ -47,6 +50,24 @@ class Scene:
     picture: Float[Tensor, "1 3 height width"] | None
     clean: Float[Tensor, "1 c h w"]
     recipe: Recipe
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the plain implementation of the paper knows this kind of model."""
+        if type(self.backbone) not in (Backbone, _Hollow):
+            return False
+        return all(
+            layer.number == 3 * layer.block + layer.index for layer in decoder_layers(self.base)
+        )
+
+    def bare(self, latents: Tensor, timestep: int, prompt_embeds: Tensor) -> object:
+        """One call of the model without LoRAs."""
+        if self.base is not self.backbone.unet:
+            return self.base(
+                latents, timestep, encoder_hidden_states=prompt_embeds, return_dict=False
+            )
+        with self.adapters.use({}):
+            return self.backbone.call(latents, timestep, prompt_embeds)
 
     @property
     def levels(self) -> Levels:
@@ -121,11 +142,13 @@ def real(backbone: Backbone, recipe: Recipe, size: tuple[int, int], *, styles: i
             f"--size {width}x{height} does not fit {backbone.name}",
             fix=f"use multiples of {unit}",
         )
-    base = copy.deepcopy(backbone.unet)
+    # The reference wants one of its own; others are too large to have twice.
+    base = copy.deepcopy(backbone.unet) if type(backbone) is Backbone else backbone.unet
     loras = [_lora(base, recipe.lora, i) for i in range(styles)]
     adapters = Adapters(backbone.unet)
+    part = part_of(backbone.unet)
     for i, tensors in enumerate(loras):
-        state = {f"unet.{key}": value for key, value in tensors.items()}
+        state = {f"{part}.{key}": value for key, value in tensors.items()}
         adapters.add(_name(i), LoraFile(state, {}, {}, {}))
     picture = torch.rand(1, 3, height, width, generator=generator("bench", "picture"))
     return Scene(
@@ -159,20 +182,12 @@ def hollow(
         tokens: That its text encoder makes of every prompt.
     """
     from diffusers import UNet2DConditionModel
-    from peft import LoraConfig
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(dict(config)).requires_grad_(False).eval()
         base = copy.deepcopy(unet)
-        adapters = Adapters(unet)
         loras = [_lora(base, recipe.lora, i) for i in range(styles)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            for i in range(styles):
-                targets = list(recipe.lora.targets)
-                pairs = LoraConfig(r=recipe.lora.rank, target_modules=targets)
-                unet.add_adapter(pairs, adapter_name=_name(i))
-                adapters.adopt(_name(i))
+        adapters = _worn(unet, recipe.lora, styles)
         clean = torch.empty(1, unet.config.in_channels, cells[1], cells[0])
     device, dtype = torch.device("meta"), torch.float32
     parts: Any = None
@@ -186,6 +201,43 @@ def hollow(
         clean=clean,
         recipe=recipe,
     )
+
+
+def on_paper(backbone: Backbone, recipe: Recipe, cells: tuple[int, int]) -> Scene:
+    """`hollow` of a model of any kind.
+
+    Args:
+        backbone: On the meta device, from `stylecli.backbone.hollow`.
+        recipe: Settings of sampling and injection.
+        cells: Width and height of the latents.
+    """
+    hollow_backbone.without_words(backbone)
+    adapters = _worn(backbone.unet, recipe.lora, 1)
+    with torch.device("meta"):
+        clean = torch.empty(1, backbone.latent_channels, cells[1], cells[0])
+    return Scene(
+        backbone=backbone,
+        adapters=adapters,
+        base=backbone.unet,
+        loras=[{}],
+        picture=None,
+        clean=clean,
+        recipe=recipe,
+    )
+
+
+def _worn(unet: Any, settings: Lora, styles: int) -> Adapters:
+    """LoRAs without numbers."""
+    from peft import LoraConfig
+
+    adapters = Adapters(unet)
+    pairs = LoraConfig(r=settings.rank, target_modules=list(settings.targets))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        for i in range(styles):
+            unet.add_adapter(pairs, adapter_name=_name(i))
+            adapters.adopt(_name(i))
+    return adapters
 
 
 class _Hollow(Backbone):

@@ -219,7 +219,7 @@ def one_pass(scene: Scene, watch: Watch, rows: int, times: int) -> None:
     timestep = scene.levels.timesteps[0]
     with watch.part("pass"):
         for _ in range(times):
-            scene.base(latents, timestep, encoder_hidden_states=null, return_dict=False)
+            scene.bare(latents, timestep, null)
 
 
 def _grid(levels: Any) -> tuple[list[int], list[float]]:

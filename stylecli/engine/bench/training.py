@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -91,14 +90,12 @@ def bare(backbone: Backbone, settings: Lora, watch: Watch, steps: int, rows: int
     """
     pixels = settings.crop_px if settings.crop == "random" else settings.resolution
     cells = pixels // backbone.multiple_px * backbone.multiple_px // backbone.latent_px
-    channels = backbone.unet.config.in_channels
+    channels = backbone.latent_channels
     latents = torch.randn(rows, channels, cells, cells, generator=generator("bench", "latents"))
     latents = latents.to(backbone.device, backbone.dtype).requires_grad_()
     embeds = backbone.encode_prompt([settings.prompt]).clone().expand(rows, -1, -1)
     with watch.part("pass"):
         for _ in range(steps):
-            output: Any = backbone.unet(
-                latents, 500, encoder_hidden_states=embeds, return_dict=False
-            )[0]
+            output = backbone.call(latents, 500, embeds)
             output.float().square().mean().backward()
             latents.grad = None

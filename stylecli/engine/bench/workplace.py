@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from stylecli.backbone import hollow
 from stylecli.engine.bench import ceiling, scene
 from stylecli.engine.bench.report import (
     Ceiling,
@@ -127,6 +128,15 @@ class Bench:
         """The same without numbers, to count operations on."""
         real = self.scene
         height, width = real.clean.shape[-2:]
+        if not real.has_reference:
+            session = self.session
+            made = hollow.backbone(
+                session.source.kind,
+                session.folder,
+                dtype=session.context.dtype,
+                size_px=session.recipe.sampling.size,
+            )
+            return scene.on_paper(made, self.recipe, (width, height))
         return scene.hollow(
             real.base.config,
             real.backbone.schedule,
