@@ -9,58 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from stylecli.backbone.architectures import (
+    CLIP_G,
+    CLIP_H,
+    CLIP_L,
+    QWEN3_4B,
+    T5_XXL,
+    VAE,
+    VAE_OF_FLUX,
+    VAE_OF_XL,
+)
 from stylecli.backbone.denoisers.layer_sets import CONFIGS, _hidream
 from stylecli.backbone.editors import kontext_layout
 
-_SD_VAE: Mapping[str, Any] = {
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 512,
-}
-# FLUX.1's, which Z-Image uses too: more channels, and no convolutions around the latents.
-_FLUX_VAE = {
-    **_SD_VAE,
-    "latent_channels": 16,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-_CLIP_L: Mapping[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-}
-# OpenCLIP's H/14, of which Stable Diffusion 2 leaves out the last layer.
-_CLIP_H = {
-    **_CLIP_L,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-}
-_T5_XXL: Mapping[str, Any] = {
-    "vocab_size": 32128,
-    "d_model": 4096,
-    "d_kv": 64,
-    "d_ff": 10240,
-    "num_layers": 24,
-    "num_heads": 64,
-    "feed_forward_proj": "gated-gelu",
-}
-_QWEN3_4B: Mapping[str, Any] = {
-    "vocab_size": 151936,
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
 _QWEN2_VL_TEXT: Mapping[str, Any] = {
     "vocab_size": 152064,
     "hidden_size": 3584,
@@ -92,21 +53,30 @@ def _transformers(name: str, config: Mapping[str, Any]) -> nn.Module:
 PARTS: Mapping[str, Mapping[str, tuple[Callable[[], nn.Module], int]]] = {
     "sd15": {
         "unet": (partial(_diffusers, "UNet2DConditionModel", CONFIGS["sd15"]), 859_520_964),
-        "vae": (partial(_diffusers, "AutoencoderKL", _SD_VAE), 83_653_863),
-        "text_encoder": (partial(_transformers, "CLIPTextModel", _CLIP_L), 123_060_480),
+        "vae": (partial(_diffusers, "AutoencoderKL", VAE), 83_653_863),
+        "text_encoder": (partial(_transformers, "CLIPTextModel", CLIP_L), 123_060_480),
     },
     "sd21-base": {
         "unet": (partial(_diffusers, "UNet2DConditionModel", CONFIGS["sd21-base"]), 865_910_724),
-        "vae": (partial(_diffusers, "AutoencoderKL", _SD_VAE), 83_653_863),
-        "text_encoder": (partial(_transformers, "CLIPTextModel", _CLIP_H), 340_387_840),
+        "vae": (partial(_diffusers, "AutoencoderKL", VAE), 83_653_863),
+        "text_encoder": (partial(_transformers, "CLIPTextModel", CLIP_H), 340_387_840),
+    },
+    "sdxl": {
+        "unet": (partial(_diffusers, "UNet2DConditionModel", CONFIGS["sdxl"]), 2_567_463_684),
+        "vae": (partial(_diffusers, "AutoencoderKL", VAE_OF_XL), 83_653_863),
+        "text_encoder": (partial(_transformers, "CLIPTextModel", CLIP_L), 123_060_480),
+        "text_encoder_2": (
+            partial(_transformers, "CLIPTextModelWithProjection", CLIP_G),
+            694_659_840,
+        ),
     },
     "z-image": {
         "transformer": (
             partial(_diffusers, "ZImageTransformer2DModel", CONFIGS["z-image"]),
             6_154_908_736,
         ),
-        "vae": (partial(_diffusers, "AutoencoderKL", _FLUX_VAE), 83_819_683),
-        "text_encoder": (partial(_transformers, "Qwen3Model", _QWEN3_4B), 4_022_468_096),
+        "vae": (partial(_diffusers, "AutoencoderKL", VAE_OF_FLUX), 83_819_683),
+        "text_encoder": (partial(_transformers, "Qwen3Model", QWEN3_4B), 4_022_468_096),
     },
     "flux2-klein": {
         "transformer": (
@@ -114,7 +84,7 @@ PARTS: Mapping[str, Mapping[str, tuple[Callable[[], nn.Module], int]]] = {
             3_875_544_576,
         ),
         "vae": (partial(_diffusers, "AutoencoderKLFlux2", {}), 84_046_115),
-        "text_encoder": (partial(_transformers, "Qwen3Model", _QWEN3_4B), 4_022_468_096),
+        "text_encoder": (partial(_transformers, "Qwen3Model", QWEN3_4B), 4_022_468_096),
     },
     "hidream-o1": {"all": (partial(_hidream, CONFIGS["hidream-o1"]), 7_568_405_504)},
     "flux1-kontext": {
@@ -122,9 +92,9 @@ PARTS: Mapping[str, Mapping[str, tuple[Callable[[], nn.Module], int]]] = {
             partial(_diffusers, "FluxTransformer2DModel", kontext_layout.CONFIG),
             11_901_408_320,
         ),
-        "vae": (partial(_diffusers, "AutoencoderKL", _FLUX_VAE), 83_819_683),
-        "text_encoder": (partial(_transformers, "CLIPTextModel", _CLIP_L), 123_060_480),
-        "text_encoder_2": (partial(_transformers, "T5EncoderModel", _T5_XXL), 4_762_310_656),
+        "vae": (partial(_diffusers, "AutoencoderKL", VAE_OF_FLUX), 83_819_683),
+        "text_encoder": (partial(_transformers, "CLIPTextModel", CLIP_L), 123_060_480),
+        "text_encoder_2": (partial(_transformers, "T5EncoderModel", T5_XXL), 4_762_310_656),
     },
     "judges": {
         "qwen2.5-vl-7b": (

@@ -105,7 +105,8 @@ def _transfer_alone(bench: Bench) -> Iterator[Row]:
     work: dict[str, Callable[[Watch], object]] = {
         "ours": ours,
         "vae": lambda watch: sides.vae(scene, watch),
-    } | {f"pass of {n}": lambda watch, n=n: sides.one_pass(scene, watch, n, times) for n in rows}
+    }
+    work |= {f"pass of {n}": partial(_bare, scene, n, times) for n in rows}
     once = shortened(scene.recipe, 1)
     warm = {"ours": lambda watch: sides.ours(replace(scene, recipe=once), watch)}
     shown = bench.turns(work, warm)
