@@ -1,4 +1,4 @@
-"""Named LoRA adapters on one frozen UNet, switched on for the length of a ``with`` block.
+"""Named LoRA adapters on one frozen model, switched on for the length of a ``with`` block.
 
 PEFT's own switches walk every module of the model (20 ms on SD2.1, a second per run); here the LoRA
 layers are collected once and only their flags change. Fused, it is their weights that change: each

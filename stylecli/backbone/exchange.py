@@ -36,7 +36,7 @@ class Eyes(NamedTuple):
 
 
 class PassEnded(Exception):  # noqa: N818 - a way out, not a fault
-    """Raised inside a pass of the UNet when nothing that follows is wanted."""
+    """Raised inside a pass of the model when nothing that follows is wanted."""
 
 
 class Exchange(ABC):

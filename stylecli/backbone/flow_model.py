@@ -15,14 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from stylecli.backbone import denoisers
+from stylecli.backbone import anatomies, denoisers
 from stylecli.backbone.denoisers.flow import GRID
 from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow, cell_px
 from stylecli.backbone.denoisers.parts import flow_scheduler
 from stylecli.backbone.denoisers.qwen import MOST_TOKENS
 from stylecli.backbone.exchange import Exchange
 from stylecli.backbone.flow_schedule import FlowSchedule
-from stylecli.backbone.joint import JointExchange, anatomy_of
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.registry import Source
 from stylecli.errors import WeightsError
@@ -48,10 +47,15 @@ class FlowBackbone(Backbone):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        return [self.unet.get_submodule(block.path) for block in anatomy_of(self.unet).blocks]
+        return [
+            self.unet.get_submodule(block.path) for block in anatomies.anatomy_of(self.unet).blocks
+        ]
 
     def exchange(self, injection: Injection) -> Exchange:
-        return JointExchange.of(self.unet, injection)
+        return anatomies.exchange(self.unet, injection)
+
+    def reads(self, prompt: str) -> tuple[int, int]:
+        return self.flow.text.length(prompt), MOST_TOKENS
 
     @property
     def words_shape(self) -> tuple[int, int]:

@@ -165,7 +165,7 @@ def fingerprint(folder: Path) -> str:
     """
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.suffix not in (".json", ".safetensors", ".txt") or not file.is_file():
+        if file.suffix not in (".json", ".jinja", ".safetensors", ".txt") or not file.is_file():
             continue
         if len(file.relative_to(folder).parts) != 2:
             continue

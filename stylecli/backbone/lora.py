@@ -8,7 +8,7 @@ that matches no layer, or only some of its tensors, is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from stylecli.tensors.colour import Colours
 COLOURS = "style.colours"
 METADATA = "lora_adapter_metadata"
 PEFT_WEIGHTS = "adapter_model.safetensors"
+# What is in the keys of files that look like LoRAs.
+OTHER_KINDS = {".hada_": "LoHa", ".lokr_": "LoKr", ".oft_": "OFT", ".boft_": "BOFT"}
 PEFT_CONFIG = "adapter_config.json"
 
 
@@ -108,13 +110,28 @@ def opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         is_folder = path.is_dir()
         config = _mapping((path / PEFT_CONFIG).read_text("utf-8")) if is_folder else None
+    _refuse_other_kinds(path, tensors)
     for key, tensor in tensors.items():
+        if key.endswith(".alpha") and tensor.numel() != 1:
+            raise WeightsError(
+                f"LoRA {path} is broken: {key} holds {tensor.numel()} numbers instead of one",
+                fix="make it again, or copy it again",
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(
                 f"LoRA {path} is broken: {key} holds values that are not finite",
                 fix="make it again, or copy it again",
             )
     return tensors, header, config
+
+
+def _refuse_other_kinds(path: Path, keys: Iterable[str]) -> None:
+    for mark, name in OTHER_KINDS.items():
+        if any(mark in key for key in keys):
+            raise UsageError(
+                f"{path} is a {name}, which is more than the product of two matrices",
+                fix="use a plain LoRA",
+            )
 
 
 def converted(
@@ -156,7 +173,7 @@ def _reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         missing = isinstance(error, KeyError)  # what it says is the key alone
         reason = str(error).partition("\n")[0] + (" is missing" if missing else "")
         raise WeightsError(
@@ -277,6 +294,8 @@ def laid_out(
     if layout == "peft":
         return {f"base_model.model.{key}": value for key, value in state.items()}, {}
     if part == "transformer":
+        if layout != "comfy":
+            raise ValueError(f"{layout} has no names for a transformer")
         # With scales in the numbers, since this layout is read without them.
         scale = config.lora_alpha / config.r
         return {

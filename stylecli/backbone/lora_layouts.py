@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylecli.backbone import lora, lora_names
+from stylecli.backbone import lora, lora_foreign, lora_names
 from stylecli.backbone.linears import Layer
 from stylecli.backbone.lora_names import Format, Layout, Prefix
 from stylecli.backbone.row_loras import Pairs
@@ -96,7 +97,9 @@ def of(
             fix="give a file of LoRA tensors, such as style train-lora or style i2l-predict make",
         )
     ours = {key: value for key, value in tensors.items() if not lora_names.is_of_text(key)}
-    if layout in ("kohya", "old-diffusers"):
+    if (family := lora_foreign.family(ours)) is not None:
+        ours = lora_foreign.renamed(path, ours, family)
+    if all(lora_names.named(key) is None for key in ours):
         ours, alphas = _through_diffusers(path, ours)
     else:
         alphas = {
@@ -105,6 +108,7 @@ def of(
             if (layer := lora_names.alpha_of(key)) is not None
         }
     pairs = _paired(path, ours, _Scales(alphas, config or lora.metadata_of(path, header)))
+    lora_foreign.refuse_mixed(path, lora_names.strangers(pairs))
     dtype = next(iter(ours.values())).dtype
     return Lora(pairs, header, layout, dtype, ignored=sum(map(lora_names.is_of_text, tensors)))
 
@@ -255,7 +259,10 @@ def _through_diffusers(
     """The layouts whose keys do not tell the path of a module: diffusers knows those of a UNet."""
     from diffusers.utils import convert_unet_state_dict_to_peft
 
-    state, alphas = lora.converted(path, tensors)
+    # Stability's own names, which trainers of SDXL use; of a config diffusers reads one number.
+    is_sgm = any(re.match(r"lora_unet_(input|middle|output)_block", key) for key in tensors)
+    config = SimpleNamespace(layers_per_block=2) if is_sgm else None
+    state, alphas = lora.converted(path, tensors, config)
     if not state.keys() or not all(key.startswith("unet.") for key in state):
         raise UsageError(
             f"LoRA {path} has no tensor for a Stable Diffusion UNet",

@@ -18,16 +18,20 @@ Prefix = Literal["unet", "transformer"]
 
 # Of layouts that name a layer as its module is called; the rest need diffusers to be understood.
 _MATRIX = re.compile(
-    r"(?:(?P<stem>base_model\.model|diffusion_model|transformer|unet)\.)?"
+    r"(?:(?P<stem>base_model\.model|diffusion_model|transformer|unet|pipe\.dit)\.)?"
     r"(?P<path>.+)\.(?P<matrix>lora_A|lora_B|lora_down|lora_up)\.(?:(?P<adapter>\w+)\.)?weight"
 )
 _ALPHA = re.compile(
-    r"(?:(?:base_model\.model|diffusion_model|transformer|unet)\.)?(?P<path>.+)\.alpha"
+    r"(?:(?:base_model\.model|diffusion_model|transformer|unet|pipe\.dit)\.)?(?P<path>.+)\.alpha"
 )
 # What no layer of a transformer is called in any of the backbones.
 _OF_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|time_embedding|conv_in|conv_out)\b.*")
 _OF_Z_IMAGE = re.compile(r"(layers|noise_refiner|context_refiner)\.\d+\..*")
-_OF_STEM: Mapping[str, Layout] = {"base_model.model": "peft", "diffusion_model": "comfy"}
+_OF_STEM: Mapping[str, Layout] = {
+    "base_model.model": "peft",
+    "diffusion_model": "comfy",
+    "pipe.dit": "authors",
+}
 _TEXT = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
 
 
@@ -79,6 +83,12 @@ def layout_of(keys: Collection[str]) -> Layout | None:
     if found.adapter and not is_understood:
         return "adapter-name"
     return _OF_STEM.get(found.stem, "diffusers")
+
+
+def strangers(paths: Collection[str]) -> set[str]:
+    """Of paths of which some are a UNet's, those that are not."""
+    found = {path for path in paths if not _OF_UNET.fullmatch(path)}
+    return found if len(found) < len(set(paths)) else set()
 
 
 def prefix_of(paths: Collection[str]) -> Prefix:

@@ -78,6 +78,10 @@ class Backbone:
     def latent_channels(self) -> int:
         return int(self.unet.config.in_channels)
 
+    def reads(self, prompt: str) -> tuple[int, int]:
+        """How many tokens a prompt has, and how many of them are read at most."""
+        return len(self.tokenizer(prompt).input_ids), int(self.tokenizer.model_max_length)
+
     @property
     def words_shape(self) -> tuple[int, int]:
         """Of a prompt's embeddings: tokens and width."""

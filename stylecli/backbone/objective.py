@@ -46,7 +46,7 @@ def diffusion_loss(
     """Mean squared error of each row, in float32.
 
     The papers print an unsquared norm; their code and everybody else's squares it. A device is not
-    waited for where all but the embeddings are on the CPU.
+    waited for where all but the embeddings are on the CPU; flows wait for the prompts' lengths.
     """
     device = backbone.device
     latents, target = (

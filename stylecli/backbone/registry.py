@@ -63,7 +63,7 @@ class Source:
 
     Attributes:
         kind: Of its denoiser; those of `EDITING` are for RegionRoute alone, those of `PAINTING` for
-            restyling pictures, and i2L can use all but the editors.
+            restyling pictures, those of `DRAWING` for i2L.
         repositories: Hub ids, the best first; the others are mirrors of the same files.
         revision: Commit of the first repository; mirrors are taken at their newest commit.
         sha256: File inside the snapshot -> digest every copy must have.
@@ -265,9 +265,15 @@ def require(source: Source, kinds: Collection[Kind]) -> None:
             "pictures by instruction",
             fix=f"use --backbone {fitting}, or a folder of an InstructPix2Pix model",
         )
+    if source.kind in UNETS:
+        raise UsageError(
+            f"{source.name} ({source.kind}) is none of the models that this command knows",
+            fix=f"use --backbone {fitting}",
+        )
     raise UsageError(
         f"{source.name} is a transformer ({source.kind}), and this command works with UNets",
-        fix=f"use --backbone {fitting}; transformers are for style i2l-train, i2l-predict and lora",
+        fix=f"use --backbone {fitting}; transformers are for i2l-* and lora, and those of "
+        f"{' and '.join(FLOWS)} for transfer, mask-transfer, switch, invert and train-lora",
     )
 
 

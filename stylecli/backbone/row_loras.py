@@ -269,7 +269,10 @@ def _add(
 ) -> Tensor:
     hidden = inputs[0]
     if len(hidden) != rows.total:
-        raise ValueError(f"{path} sees {len(hidden)} rows of a pass of {rows.total}")
+        raise UsageError(
+            f"{path} sees the tokens of all rows in one, so rows cannot have LoRAs of their own",
+            fix="leave it out of lora.targets; for a LoRA that has it: device.adapters=passes",
+        )
     # As PEFT does: in the type of the factors, or in that of autocast.
     is_mixed = torch.is_autocast_enabled(hidden.device.type)
     dtype = torch.get_autocast_dtype(hidden.device.type) if is_mixed else rows.dtype

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from stylecli.backbone.lora import LoraFile
 from stylecli.engine.context import Reporter
@@ -34,8 +33,10 @@ def weights(parts: Sequence[Part], accelerator: Part | None) -> dict[str, float]
 class Looks:
     """Puts looks together, and says once what of their words the model will not read."""
 
-    def __init__(self, tokenizer: Any, words: StyleWords, reporter: Reporter) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, reads: Callable[[str], tuple[int, int]], words: StyleWords, reporter: Reporter
+    ) -> None:
+        self._reads = reads
         self._words = words
         self._reporter = reporter
         self._said: set[str] = set()
@@ -84,12 +85,10 @@ class Looks:
 
     def _warn_of_a_cut(self, prompt: str) -> None:
         """Where the model will not read a prompt to its end."""
-        tokenizer = self._tokenizer
-        length = len(tokenizer(prompt).input_ids)
-        if length > tokenizer.model_max_length:
+        length, most = self._reads(prompt)
+        if length > most:
             self._warn_once(
-                f"a prompt has {length} tokens, and the model reads {tokenizer.model_max_length}: "
-                f"{prompt[:40]}..."
+                f"a prompt has {length} tokens, and the model reads {most}: {prompt[:40]}..."
             )
 
     def _warn_once(self, text: str) -> None:

@@ -87,7 +87,7 @@ class Painter:
         self.finder = CachedFinder(session, allow_download=allow_download)
         self.inverter = Inverter(self.backbone, self.context)
         words = StyleWords(session, allow_download=allow_download)
-        self.looks = Looks(self.backbone.tokenizer, words, self.context.reporter)
+        self.looks = Looks(self.backbone.reads, words, self.context.reporter)
         self.sources = Sources(self.recipe.device, self.context)
         self.wardrobe = Wardrobe(
             self.backbone,

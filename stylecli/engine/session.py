@@ -28,13 +28,13 @@ from stylecli.backbone.tuning import USUAL, tune
 from stylecli.engine.context import Reporter, RunContext, resolve
 from stylecli.errors import RecipeError, UsageError, WeightsError
 from stylecli.methods.stylegallery.visits import visits
-from stylecli.recipe.schema import Device, Recipe
+from stylecli.recipe.schema import Device, Injection, Recipe
 from stylecli.recipe.strict import AttentionLayers
 
 STEPS = ("rows", "tiles", "parts", "blocks")
 # Settings that change nothing of how transformers are loaded, and those that do where they paint.
 FOR_UNETS = ("max_rows", "compile", "tiling", "offload")
-FOR_BLOCKS = ("compile", "offload")
+FOR_BLOCKS = ("compile", "offload", "channels_last")
 
 
 _PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
@@ -121,7 +121,10 @@ class Session:
         except WeightsError as missing:
             if not _PLANNING.get() or source.name not in ARCHITECTURES:
                 raise
-            reporter.warn(f"planned from the published configuration: {missing.what}")
+            reporter.warn(
+                "planned from the published configuration, as if nothing were done yet: "
+                + missing.what
+            )
             return cls(recipe, context, source, _configs_of(source), is_blank=True)
         return cls(recipe, context, source, folder)
 
@@ -145,8 +148,16 @@ class Session:
         if schedule is None:
             return
         sampling = recipe.sampling
+        if self.source.kind in registry.FLOWS and sampling.size != self.recipe.sampling.size:
+            raise RecipeError(
+                f"sampling.size {sampling.size} for some: levels of {self.source.name} depend on "
+                f"it, and are those of {self.recipe.sampling.size} px for the whole run",
+                fix="make pictures of another size in a run of their own",
+            )
         levels = schedule.levels(sampling.steps, sampling.timesteps)
         schedule.around(levels, recipe.inversion.steps, sampling.timesteps)
+        if sampling.method == "diffstyler":
+            self._check_injection(recipe.injection)
         if sampling.method == "attn-distill":
             schedule.levels(recipe.distill.iterations)
             self._check_layers(recipe.distill.layers, "distill")
@@ -172,6 +183,19 @@ class Session:
                 f"dfcc.block {recipe.dfcc.block}: this model's decoder has {blocks} blocks",
                 fix=f"--set dfcc.block=N, from 0 to {blocks - 1}",
             )
+
+    def _check_injection(self, injection: Injection) -> None:
+        """See that what is named one by one is there; of a model without weights."""
+        named = injection.feature_layers, injection.attn_layers, injection.attn_cross
+        is_crossed = self.source.kind in registry.FLOWS and injection.attn_cross != "none"
+        if all(isinstance(one, str) for one in named) and not is_crossed:
+            return
+        hollow.backbone(
+            self.source.kind,
+            self.folder,
+            dtype=self.context.dtype,
+            size_px=self.recipe.sampling.size,
+        ).exchange(injection)
 
     def _check_layers(self, which: AttentionLayers, section: str) -> None:
         """See that layers given by their numbers are there; of a UNet without weights."""
@@ -228,6 +252,12 @@ class Session:
         return loaded
 
     def _blank(self) -> Backbone:
+        self._refuse_idle(FOR_BLOCKS if self.source.kind in registry.FLOWS else ())
+        if self.device.offload != "none":
+            raise UsageError(
+                "device.offload moves weights, and a model with random ones has not all of them",
+                fix="leave device.offload out, or pull the weights",
+            )
         made = hollow.backbone(
             self.source.kind,
             self.folder,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from stylecli.backbone.registry import Source
+from stylecli.backbone.registry import FLOWS, Source
 from stylecli.errors import UsageError, did_you_mean
 from stylecli.masks.base import MaskBackend, Setup
 from stylecli.recipe.finding import Masks
@@ -118,10 +118,15 @@ def resolve(name: str, source: Source) -> str:
     """What *auto* stands for with a backbone; any other name stays, once it is known.
 
     Raises:
-        UsageError: No backend and no plug-in is called that.
+        UsageError: No backend and no plug-in is called that, or it looks through another model.
     """
     if name == AUTO:
         return source.finder
+    if name in BACKENDS and uses_backbone(name) and source.kind in FLOWS:
+        raise UsageError(
+            f"masks.backend {name} looks through a UNet, and {source.name} is a transformer",
+            fix="--set masks.backend=grounded-sam2, or a mask file",
+        )
     plugs = _plugs()
     if name not in BACKENDS and name not in plugs:
         known = [*BACKENDS, *sorted(plugs)]

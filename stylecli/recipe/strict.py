@@ -11,7 +11,8 @@ Pixels = Annotated[int, Field(ge=1, le=16384)]
 # No model here was trained on more levels of noise.
 MAX_LEVELS = 1000
 Levels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]
-Timestep = Annotated[int, Field(ge=0, le=MAX_LEVELS - 1)]
+# Of a flow thousandths of sigma, of which the last is noise alone.
+Timestep = Annotated[int, Field(ge=0, le=MAX_LEVELS)]
 Count = Annotated[int, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=-1000.0, le=1000.0)]

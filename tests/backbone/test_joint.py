@@ -9,9 +9,11 @@ import torch
 from diffusers.models.transformers import transformer_flux2, transformer_z_image
 from torch import Tensor
 
+from stylecli.backbone import anatomies
+from stylecli.backbone.anatomies import anatomy_of
 from stylecli.backbone.exchange import Mix, Tap
 from stylecli.backbone.flow_model import FlowBackbone
-from stylecli.backbone.joint import JointExchange, anatomy_of, middle
+from stylecli.backbone.joint import JointExchange, middle
 from stylecli.errors import RecipeError
 from stylecli.recipe.schema import Injection
 from tests import flows
@@ -265,15 +267,15 @@ def test_layers_are_blocks_and_the_second_half_stands_for_a_decoder(model: FlowB
     blocks = anatomy_of(model.unet).blocks
     assert [block.number for block in blocks] == list(range(len(blocks)))
     assert middle(blocks) == len(blocks) // 2
-    own = JointExchange.of(model.unet, Injection())
+    own = anatomies.exchange(model.unet, Injection())
     assert own.features == 1
     assert own.attention == len(blocks) - len(blocks) // 2
     chosen = Injection(attn_layers="all", feature_layers=[0])
-    assert JointExchange.of(model.unet, chosen).attention == len(blocks)
+    assert anatomies.exchange(model.unet, chosen).attention == len(blocks)
     with pytest.raises(RecipeError, match="layer 9 does not exist"):
-        JointExchange.of(model.unet, Injection(attn_layers=[9]))
+        anatomies.exchange(model.unet, Injection(attn_layers=[9]))
     with pytest.raises(RecipeError, match="attn_cross"):
-        JointExchange.of(model.unet, Injection(attn_cross="all"))
+        anatomies.exchange(model.unet, Injection(attn_cross="all"))
 
 
 def test_a_transformer_that_nobody_knows_is_refused() -> None:

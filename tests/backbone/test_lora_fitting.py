@@ -168,6 +168,7 @@ def test_a_lora_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_tensors_that_no_tool_names_so_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.safetensors"
-    save_file({"lora_unet_nothing.lora_down.weight": torch.zeros(2, 2)}, file)
+    odd = "lora_unet_nothing.lora_"
+    save_file({f"{odd}down.weight": torch.ones(2, 2), f"{odd}up.weight": torch.ones(2, 2)}, file)
     with pytest.raises(UsageError, match=r"odd\.safetensors"):
         lora_fitting.read(file, flows.backbone("flux2").unet)

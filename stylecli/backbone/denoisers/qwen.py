@@ -64,17 +64,24 @@ class Qwen:
         model.requires_grad_(False).eval().to(device)
         return cls(model, tokenizer, thinks=thinks, is_padded=is_padded)
 
-    @torch.no_grad()
-    def states(self, prompt: str, layers: Sequence[int]) -> list[Float[Tensor, "tokens width"]]:
-        """Hidden states of some layers; 0 is what goes into the first, negative from the end."""
-        chat = self.tokenizer.apply_chat_template(
+    def length(self, prompt: str) -> int:
+        """Tokens of a prompt and of the chat around it, before anything is cut."""
+        return len(self.tokenizer(self._chat(prompt)).input_ids)
+
+    def _chat(self, prompt: str) -> str:
+        said: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=self.thinks,
         )
+        return said
+
+    @torch.no_grad()
+    def states(self, prompt: str, layers: Sequence[int]) -> list[Float[Tensor, "tokens width"]]:
+        """Hidden states of some layers; 0 is what goes into the first, negative from the end."""
         tokens = self.tokenizer(
-            chat,
+            self._chat(prompt),
             padding="max_length" if self.is_padded else False,
             max_length=MOST_TOKENS,
             truncation=True,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,10 +62,13 @@ class Clock:
             started = time.perf_counter()
             run = pool.runner(call)
             if run is not None:
-                # Some cannot be run on their own, such as what changes a view in place.
-                with suppress(RuntimeError):
+                try:
                     self.timed[call] = _timed(run, self.device)
-                    self._learn()
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:
+                    continue  # it cannot run on its own, such as what changes a view in place
+                self._learn()
             left -= time.perf_counter() - started
 
     def seconds_of(self, call: Call) -> float:

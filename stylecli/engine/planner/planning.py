@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stylecli.backbone.registry import Kind
+from stylecli.backbone.registry import FLOWS, Kind
 from stylecli.engine.plan import Job
 from stylecli.engine.planner import memory
 from stylecli.engine.planner.clock import Clock
@@ -43,7 +43,7 @@ def planner(
         size_px: Side of pictures that have no content.
 
     Raises:
-        RecipeError: A layer that this UNet does not have.
+        RecipeError: A layer that this model does not have.
     """
     recipe, context = session.recipe, session.context
     # The one setting of LoRAs that passes are told of one by one.
@@ -75,7 +75,7 @@ def fitting(
 
     Raises:
         UsageError: Nothing fits.
-        RecipeError: A layer that this UNet does not have.
+        RecipeError: A layer that this model does not have.
     """
     found = planner(session, jobs, rows, items=items, size_px=size_px)
     recipe = session.recipe
@@ -87,7 +87,7 @@ def fitting(
         gigabytes=gigabytes,
         items=items,
         learns=work.loras > 0 or work.is_gallery,
-        is_gpu=session.context.device.type == "cuda",
+        is_gpu=session.context.device.type == "cuda" and session.source.kind not in FLOWS,
         kept=kept,
         checkpointing=CHECKPOINTING_OF_GALLERY if work.is_gallery else CHECKPOINTING,
     )

@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import Any, Literal
 
 from stylecli import __version__
+from stylecli.backbone import registry
 from stylecli.engine.context import Reporter, Task
 from stylecli.engine.plan import Job
 from stylecli.engine.runs import local
@@ -125,7 +126,9 @@ def _reopened(recipe: Recipe, dtype: str, fingerprint: str, reporter: Reporter) 
     # Ray shows a process its own GPU and no other, so whichever it is, it is the first.
     name = "cuda" if device.name.startswith("cuda") else device.name
     device = device.model_copy(update={"name": name, "dtype": dtype})
-    session = Session.open(recipe.model_copy(update={"device": device}), reporter)
+    kind = registry.find(recipe.backbone.id).kind
+    opened = recipe.model_copy(update={"device": device})
+    session = Session.open(opened, reporter, kinds=(kind,))
     if session.fingerprint != fingerprint:
         raise WeightsError(
             f"{recipe.backbone.id}: a machine of the cluster has other weights of that name",

@@ -166,7 +166,7 @@ def paint_versions(
         Latents of each version's stylised images.
 
     Raises:
-        RecipeError: A layer that this UNet does not have.
+        RecipeError: A layer that this model does not have.
         ItemError: The model returned NaN or infinity.
         UsageError: In rows, a LoRA of another kind than linear layers have.
     """

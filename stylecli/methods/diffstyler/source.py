@@ -84,7 +84,7 @@ class Source:
             keeper: Of a source that replays; one with a path of its own must walk it.
 
         Raises:
-            RecipeError: A layer that this UNet does not have.
+            RecipeError: A layer that this model does not have.
         """
         self._backbone = backbone
         self._adapters = adapters
