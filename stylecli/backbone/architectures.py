@@ -8,18 +8,77 @@ folder.
 from __future__ import annotations
 
 import atexit
+import gzip
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stylecli.backbone.denoisers.layer_sets import CONFIGS
 from stylecli.errors import UsageError
 
+_STABLE_DIFFUSION = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+}
+# Of full size, by the names of backbones: what costs and tests need where no weights are.
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "sd15": {**_STABLE_DIFFUSION, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21-base": {
+        **_STABLE_DIFFUSION,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "sample_size": 128,
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "z-image": {
+        "in_channels": 16,
+        "dim": 3840,
+        "n_layers": 30,
+        "n_refiner_layers": 2,
+        "n_heads": 30,
+        "n_kv_heads": 30,
+        "cap_feat_dim": 2560,
+        "axes_dims": (32, 48, 48),
+    },
+    "flux2-klein": {
+        "in_channels": 128,
+        "num_layers": 5,
+        "num_single_layers": 20,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "joint_attention_dim": 7680,
+        "mlp_ratio": 3.0,
+        "guidance_embeds": False,
+    },
+    "hidream-o1": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+}
 VAE: Mapping[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -112,7 +171,10 @@ FLOW: Mapping[str, Any] = {
     "shift": 3.0,
 }
 # Of CLIP's tokenizers, by what fills a prompt up.
-TOKENIZERS = {"first": "<|endoftext|>", "second": "!"}
+START, END = "<|startoftext|>", "<|endoftext|>"
+TOKENIZERS = {"first": END, "second": "!"}
+# In open_clip's package.
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +287,20 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-def lay_out(name: str, folder: Path, *, tokenizers: bool = True) -> Path:
+def lay_out(
+    name: str,
+    folder: Path,
+    *,
+    tokenizers: bool = True,
+    scheduler: Mapping[str, Any] | None = None,
+) -> Path:
     """Write what a diffusers folder of a model holds beside its weights.
 
     Args:
         name: In `ARCHITECTURES`.
         folder: Made where it is not there.
         tokenizers: CLIP's too.
+        scheduler: Another config than the published one.
 
     Returns:
         The folder.
@@ -250,8 +319,9 @@ def lay_out(name: str, folder: Path, *, tokenizers: bool = True) -> Path:
         index[part] = [said.library, said.cls]
         own = {"_class_name": said.cls} if said.library == "diffusers" else _of_transformers(said)
         _write(folder / part / "config.json", {**own, **said.config})
-    index["scheduler"] = ["diffusers", found.scheduler["_class_name"]]
-    _write(folder / "scheduler" / "scheduler_config.json", found.scheduler)
+    said_of_noise = scheduler or found.scheduler
+    index["scheduler"] = ["diffusers", said_of_noise["_class_name"]]
+    _write(folder / "scheduler" / "scheduler_config.json", said_of_noise)
     if tokenizers:
         for part, which in found.tokenizers.items():
             index[part] = ["transformers", "CLIPTokenizer"]
@@ -267,9 +337,24 @@ def on_paper(name: str) -> Path:
     Raises:
         UsageError: As `lay_out`.
     """
+    return lay_out(name, _passing() / name, tokenizers=False)
+
+
+@cache
+def in_passing(name: str, scheduler: str) -> Path:
+    """`lay_out` in a folder that lasts as long as the process.
+
+    Args:
+        name: In `ARCHITECTURES`.
+        scheduler: Another config than the published one, as JSON.
+    """
+    return lay_out(name, _passing() / name, scheduler=json.loads(scheduler))
+
+
+def _passing() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="style-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return lay_out(name, folder / name, tokenizers=False)
+    return folder
 
 
 def _of_transformers(part: Part) -> dict[str, Any]:
@@ -284,18 +369,14 @@ def _write(file: Path, said: Mapping[str, Any]) -> None:
 
 def _save_tokenizer(folder: Path, filler: str) -> None:
     """CLIP's, of the vocabulary that open_clip carries: all of OpenAI's and OpenCLIP's have it."""
-    from open_clip.tokenizer import SimpleTokenizer
     from transformers import CLIPTokenizer
 
-    known = SimpleTokenizer()
-    ids = {
-        word.replace("<start_of_text>", START).replace("<end_of_text>", END): number
-        for word, number in known.encoder.items()
-    }
-    ranked: Sequence[tuple[str, str]] = sorted(known.bpe_ranks, key=known.bpe_ranks.__getitem__)
+    merges = _merges()
+    letters = list(_letters())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     CLIPTokenizer(
-        vocab=ids,
-        merges=list(ranked),
+        vocab={word: number for number, word in enumerate(words)},
+        merges=merges,
         bos_token=START,
         eos_token=END,
         unk_token=END,
@@ -304,4 +385,20 @@ def _save_tokenizer(folder: Path, filler: str) -> None:
     ).save_pretrained(folder)
 
 
-START, END = "<|startoftext|>", "<|endoftext|>"
+def _letters() -> list[str]:
+    """A letter for each byte: its own where it can be seen, and the next ones there are."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
+    seen += range(ord("®"), ord("ÿ") + 1)
+    others = [byte for byte in range(256) if byte not in seen]
+    return [chr(byte) for byte in seen] + [chr(256 + place) for place in range(len(others))]
+
+
+def _merges() -> list[tuple[str, str]]:
+    """Pairs of pieces in the order they are joined; the package need not be imported for them."""
+    found = find_spec("open_clip")
+    assert found is not None, "open_clip is installed with style"  # noqa: S101
+    (package,) = list(found.submodule_search_locations or ())
+    text = gzip.decompress((Path(package) / VOCABULARY).read_bytes()).decode()
+    count = CLIP_L["vocab_size"] - 2 * 256 - 2
+    pairs = (line.split() for line in text.split("\n")[1 : 1 + count])
+    return [(left, right) for left, right in pairs]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from stylecli.backbone import single_file
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.sdxl import SdxlBackbone
@@ -33,6 +34,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
+    file: Path | None = None,
     is_resident: bool = True,
     is_editor: bool = False,
 ) -> Backbone:
@@ -45,6 +47,7 @@ def load(
         device: Where it computes.
         dtype: Of the UNet and the text encoder.
         variant: Weight file variant, such as fp16.
+        file: A checkpoint that has all weights; of the folder the rest is taken.
         is_resident: All weights go to the device at once; else they stay in main memory until
             `stylecli.backbone.tuning.tune` has decided.
         is_editor: The UNet may see more than the latents that it denoises.
@@ -60,9 +63,15 @@ def load(
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    unet = load_part(UNet2DConditionModel, folder, "unet", dtype, variant)
-    vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
-    text_encoder = load_part(CLIPTextModel, folder, "text_encoder", dtype, variant)
+    if file is not None:
+        parts = single_file.parts(file, folder, dtype)
+    else:
+        parts = {
+            "unet": load_part(UNet2DConditionModel, folder, "unet", dtype, variant),
+            "vae": load_part(AutoencoderKL, folder, "vae", torch.float32, variant),
+            "text_encoder": load_part(CLIPTextModel, folder, "text_encoder", dtype, variant),
+        }
+    unet, vae, text_encoder = (parts[name] for name in ("unet", "vae", "text_encoder"))
     _refuse_unfit(name, unet.config, sees=None if is_editor else vae.config.latent_channels)
     tokenizer = _tokenizer(name, folder, "tokenizer", text_encoder)
     schedule = NoiseSchedule.from_config(_scheduler_config(name, folder))
@@ -78,7 +87,8 @@ def load(
         "dtype": dtype,
     }
     if unet.config.addition_embed_type == OF_SDXL:
-        second = load_part(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype, variant)
+        cls, part = CLIPTextModelWithProjection, "text_encoder_2"
+        second = parts.get(part) or load_part(cls, folder, part, dtype, variant)
         backbone: Backbone = SdxlBackbone(
             **made,
             text_encoder_2=second,

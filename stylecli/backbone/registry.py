@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from stylecli.backbone import single_file
 from stylecli.errors import InputError, UsageError, WeightsError, did_you_mean
 from stylecli.recipe.backbones import canonical
 
@@ -71,6 +72,7 @@ class Source:
         ranker: Text-image model that tells `clusters` what a region shows.
         clip: Text-image model whose text half it listens to, or that ships with it; None where
             nobody said.
+        file: A checkpoint that is one file.
         delta: Folder of the changes that make this model of the one in `folder`.
         editor: Name of the row that commands which edit pictures take instead.
     """
@@ -85,6 +87,7 @@ class Source:
     ranker: str = "clip-b32"
     clip: str | None = None
     kind: Kind = "unet"
+    file: Path | None = None
     delta: Path | None = None
     editor: str | None = None
 
@@ -202,11 +205,12 @@ SOURCES: Mapping[str, Source] = {
 
 
 def find(backbone: str) -> Source:
-    """The registry's row for a name, or one made up for a local diffusers folder or a hub id.
+    """The registry's row for a name, or one made up for a local folder, a file or a hub id.
 
     Raises:
         InputError: Neither a known name nor a folder.
-        WeightsError: A folder without a `model_index.json`.
+        WeightsError: A folder without a `model_index.json`, or a file that is no whole model.
+        UsageError: A file that holds something else.
     """
     if (known := canonical(backbone)) in SOURCES:
         return SOURCES[known]
@@ -219,6 +223,10 @@ def find(backbone: str) -> Source:
                 fix="give the folder that holds model_index.json, unet/, vae/, text_encoder/",
             )
         return Source(name=backbone, licence="unknown", folder=folder, kind=kind)
+    if folder.is_file() or folder.suffix == ".safetensors":
+        found = single_file.identify(folder)
+        kind = SOURCES[found.architecture].kind
+        return Source(name=backbone, licence="unknown", file=folder, kind=kind)
     if is_hub_id(backbone):
         return Source(
             name=backbone,
@@ -229,8 +237,8 @@ def find(backbone: str) -> Source:
     hint = did_you_mean(backbone, SOURCES)
     raise InputError(
         f"backbone {backbone!r} is neither a known name nor a folder",
-        fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json, or a hub "
-        "id, OWNER/NAME",
+        fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json, a "
+        ".safetensors file, or a hub id, OWNER/NAME",
     )
 
 

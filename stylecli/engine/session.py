@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from stylecli.backbone import denoisers, hollow, registry
-from stylecli.backbone.architectures import ARCHITECTURES, on_paper
+from stylecli.backbone import denoisers, hollow, registry, single_file
+from stylecli.backbone.architectures import ARCHITECTURES, in_passing, on_paper
 from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.editors import opening
 from stylecli.backbone.editors.base import Editor
@@ -58,7 +58,20 @@ def _configs_of(source: registry.Source) -> Path:
     """
     if source.folder is not None:
         return source.folder
+    if source.file is not None:
+        return on_paper(single_file.identify(source.file).architecture)
     return on_paper(source.name)
+
+
+def _laid_out(file: Path, reporter: Reporter) -> Path:
+    """What a checkpoint of one file has not beside its weights."""
+    found = single_file.identify(file)
+    if found.prediction is None and found.architecture == "sd21-base":
+        reporter.warn(
+            f"{file.name} does not say what it predicts, and is taken for 2.1-base, which predicts "
+            "noise; convert 2.1 at 768 px, which predicts velocities, to a folder"
+        )
+    return in_passing(found.architecture, json.dumps(found.scheduler))
 
 
 @dataclass(eq=False)
@@ -112,6 +125,8 @@ class Session:
         if set(kinds) <= set(registry.EDITING):
             source = registry.editing(source)
         registry.require(source, kinds)
+        if source.file is not None and not blank:
+            return cls(recipe, context, source, _laid_out(source.file, reporter))
         if blank:
             return cls(recipe, context, source, _configs_of(source), is_blank=True)
         try:
@@ -132,6 +147,8 @@ class Session:
     def fingerprint(self) -> str:
         if self.is_blank:
             return "random"
+        if self.source.file is not None:
+            return single_file.fingerprint(self.source.file)
         if self.source.kind in registry.EDITING:
             return opening.fingerprint(self.source, self.folder)
         return fingerprint(self.folder)
@@ -246,6 +263,7 @@ class Session:
             device=self.context.device,
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
+            file=self.source.file,
             is_resident=self._is_resident,
         )
         self._tune(loaded)

@@ -13,13 +13,14 @@ from stylecli.backbone.architectures import (
     CLIP_G,
     CLIP_H,
     CLIP_L,
+    CONFIGS,
     QWEN3_4B,
     T5_XXL,
     VAE,
     VAE_OF_FLUX,
     VAE_OF_XL,
 )
-from stylecli.backbone.denoisers.layer_sets import CONFIGS, _hidream
+from stylecli.backbone.denoisers.layer_sets import _hidream
 from stylecli.backbone.editors import kontext_layout
 
 _QWEN2_VL_TEXT: Mapping[str, Any] = {

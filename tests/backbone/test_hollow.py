@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stylecli.backbone import architectures, hollow
-from stylecli.backbone.denoisers.layer_sets import CONFIGS
+from stylecli.backbone.architectures import CONFIGS
 from stylecli.backbone.registry import SOURCES
 from stylecli.engine.bench import counting
 from stylecli.errors import UsageError, WeightsError

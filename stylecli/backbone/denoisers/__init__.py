@@ -9,11 +9,10 @@ import torch
 from stylecli.backbone import loading
 from stylecli.backbone.denoisers.base import Applied, Branch, Denoiser, Weighting
 from stylecli.backbone.denoisers.latent_flow import LatentFlow
-from stylecli.backbone.denoisers.layer_sets import CONFIGS, layers_in, layers_of
+from stylecli.backbone.denoisers.layer_sets import layers_in, layers_of
 from stylecli.backbone.registry import FLOWS, Kind, Source
 
 __all__ = [
-    "CONFIGS",
     "Applied",
     "Branch",
     "Denoiser",
@@ -70,6 +69,12 @@ def open(  # noqa: A001 - always named with its module
     name = Path(source.name).name
     return StableDiffusion(
         loading.load(
-            name, folder, fingerprint=fingerprint, device=device, dtype=dtype, variant=variant
+            name,
+            folder,
+            fingerprint=fingerprint,
+            device=device,
+            dtype=dtype,
+            variant=variant,
+            file=source.file,
         )
     )
