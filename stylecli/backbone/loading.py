@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from stylecli.errors import WeightsError
 
 # What a UNet says that is told the size of the picture and the words as a whole.
 OF_SDXL = "text_time"
+COPY_AGAIN = "copy or pull the folder again"
 
 
 def load(
@@ -73,8 +74,10 @@ def load(
         }
     unet, vae, text_encoder = (parts[name] for name in ("unet", "vae", "text_encoder"))
     _refuse_unfit(name, unet.config, sees=None if is_editor else vae.config.latent_channels)
-    tokenizer = _tokenizer(name, folder, "tokenizer", text_encoder)
-    schedule = NoiseSchedule.from_config(_scheduler_config(name, folder))
+    tokenizer = _tokenizer(folder, "tokenizer", text_encoder)
+    schedule = NoiseSchedule.from_config(scheduler_config(folder))
+    if unet.config.addition_embed_type != OF_SDXL:
+        _refuse_widths(folder, unet.config.cross_attention_dim, [text_encoder])
     made: dict[str, Any] = {
         "name": name,
         "fingerprint": fingerprint,
@@ -89,10 +92,11 @@ def load(
     if unet.config.addition_embed_type == OF_SDXL:
         cls, part = CLIPTextModelWithProjection, "text_encoder_2"
         second = parts.get(part) or load_part(cls, folder, part, dtype, variant)
+        _refuse_widths(folder, unet.config.cross_attention_dim, [text_encoder, second])
         backbone: Backbone = SdxlBackbone(
             **made,
             text_encoder_2=second,
-            tokenizer_2=_tokenizer(name, folder, "tokenizer_2", second),
+            tokenizer_2=_tokenizer(folder, "tokenizer_2", second),
             is_silence_zero=_is_silence_zero(folder),
         )
     else:
@@ -105,35 +109,62 @@ def load(
     return backbone
 
 
-def _tokenizer(name: str, folder: Path, part: str, text_encoder: Any) -> Any:
+def _tokenizer(folder: Path, part: str, text_encoder: Any) -> Any:
     from transformers import CLIPTokenizer
 
+    # The library makes an empty tokenizer of an empty folder.
+    if not any((folder / part / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise WeightsError(
+            f"{folder.name}: {part}/ has no tokenizer.json and no vocab.json", fix=COPY_AGAIN
+        )
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise WeightsError(
-            f"{folder.name}: {part} cannot be read: {_first_line(error)}",
-            fix=f"style models verify {name}",
+            f"{folder.name}: {part} cannot be read: {_first_line(error)}", fix=COPY_AGAIN
         ) from error
+    vocabulary = int(text_encoder.config.vocab_size)
+    if len(tokenizer) > vocabulary:
+        raise WeightsError(
+            f"{folder.name}: {part} knows {len(tokenizer)} tokens, and its text encoder "
+            f"{vocabulary}",
+            fix="give the tokenizer and the text encoder of one model",
+        )
     tokenizer.model_max_length = min(
         tokenizer.model_max_length, text_encoder.config.max_position_embeddings
     )
     return tokenizer
 
 
-def _scheduler_config(name: str, folder: Path) -> dict[str, Any]:
-    from diffusers.configuration_utils import ConfigMixin
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """What a folder says of noise.
 
+    Raises:
+        WeightsError: Nothing that can be read.
+    """
+    return _json_of(folder, "scheduler/scheduler_config.json")
+
+
+def _json_of(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = ConfigMixin._dict_from_json_file(
-            folder / "scheduler" / "scheduler_config.json"
-        )
-    except (OSError, ValueError, TypeError) as error:
+        found = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{folder.name}: scheduler cannot be read: {_first_line(error)}",
-            fix=f"style models verify {name}",
+            f"{folder.name}: {name} cannot be read: {_first_line(error)}", fix=COPY_AGAIN
         ) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{folder.name}: {name} is no JSON object", fix=COPY_AGAIN)
     return found
+
+
+def _refuse_widths(folder: Path, wanted: int, encoders: Sequence[Any]) -> None:
+    width = sum(int(encoder.config.hidden_size) for encoder in encoders)
+    if width != wanted:
+        raise WeightsError(
+            f"{folder.name}: unet/config.json has a cross_attention_dim of {wanted}, and the text "
+            f"is {width} wide",
+            fix="give the UNet and the text encoder of one model",
+        )
 
 
 def _is_silence_zero(folder: Path) -> bool:
@@ -216,6 +247,12 @@ def load_part(
         raise WeightsError(
             f"{folder.name}: no {part}/ folder", fix="give a complete diffusers folder"
         )
+    _json_of(folder, f"{part}/config.json")
+    if variant is None and (other := _only_variant(where)):
+        raise WeightsError(
+            f"{folder.name}/{part}: its weights are of the variant {other} alone",
+            fix=f"--set backbone.variant={other}",
+        )
     if not any(where.glob("*.safetensors")):
         pickled = next(iter((*where.glob("*.bin"), *where.glob("*.ckpt"))), None)
         raise WeightsError(
@@ -236,10 +273,8 @@ def load_part(
             **(placed or {}),
         )
     except Exception as error:  # the libraries raise many kinds for a damaged folder
-        raise WeightsError(
-            f"{folder.name}/{part}: cannot be loaded: {_first_line(error)}",
-            fix="copy or pull the folder again",
-        ) from error
+        reason = _damage(where) or f"cannot be loaded: {_first_line(error)}"
+        raise WeightsError(f"{folder.name}/{part}: {reason}", fix=COPY_AGAIN) from error
     faults = {
         "missing": [k for k in info["missing_keys"] if not k.endswith("position_ids")],
         "unknown": [
@@ -255,6 +290,27 @@ def load_part(
                 fix="copy or pull the folder again; nothing was filled in at random",
             )
     return model
+
+
+def _only_variant(where: Path) -> str | None:
+    """The variant that all weights are of, such as fp16; None where some are of none."""
+    parts = [re.sub(r"-\d+-of-\d+", "", file.stem) for file in where.glob("*.safetensors")]
+    found = {stem.rpartition(".")[2] if "." in stem else "" for stem in parts}
+    return found.pop() if len(found) == 1 and found != {""} else None
+
+
+def _damage(where: Path) -> str | None:
+    """What is wrong with the first file of weights that is no whole file."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(where.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            size = file.stat().st_size
+            return f"{file.name} ({size} bytes) is damaged: {_first_line(error)}"
+    return None
 
 
 def _first_line(error: Exception) -> str:

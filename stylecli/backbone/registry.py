@@ -227,7 +227,7 @@ def find(backbone: str) -> Source:
         found = single_file.identify(folder)
         kind = SOURCES[found.architecture].kind
         return Source(name=backbone, licence="unknown", file=folder, kind=kind)
-    if is_hub_id(backbone):
+    if is_hub_id(backbone) and not folder.parent.is_dir():
         return Source(
             name=backbone,
             licence="see its model card",

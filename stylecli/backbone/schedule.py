@@ -39,7 +39,13 @@ class NoiseSchedule(Schedule):
         """
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler.from_config(dict(config) | {"clip_sample": False})
+        try:
+            scheduler = DDIMScheduler.from_config(dict(config) | {"clip_sample": False})
+        except (NotImplementedError, ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise WeightsError(
+                f"scheduler/scheduler_config.json: {reason}", fix="copy or pull the folder again"
+            ) from error
         kept = scheduler.config
         if kept.prediction_type not in ("epsilon", "v_prediction"):
             raise WeightsError(

@@ -21,7 +21,7 @@ from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.levels import Schedule
-from stylecli.backbone.loading import fingerprint, load
+from stylecli.backbone.loading import fingerprint, load, scheduler_config
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
@@ -239,7 +239,7 @@ class Session:
             from stylecli.backbone import flow_model
 
             return flow_model.schedule(self.source, self.folder, self.recipe.sampling.size)
-        return NoiseSchedule.from_config(json.loads(file.read_bytes()))
+        return NoiseSchedule.from_config(scheduler_config(self.folder))
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -202,7 +203,7 @@ def test_a_file_cut_short_is_refused(copy: Path, part: str, keep: float) -> None
     file.write_bytes(content[: int(len(content) * keep)])
     message = refused(copy).what
     assert f"model/{part}" in message
-    assert "cannot be loaded" in message
+    assert "is damaged" in message
 
 
 @pytest.mark.mostly_slow
@@ -257,3 +258,49 @@ def test_the_fingerprint_follows_every_weight_and_config_and_nothing_else(copy: 
         (copy / file).write_bytes(content + b" ")
         assert fingerprint(copy) != whole, file
         (copy / file).write_bytes(content)
+
+
+@pytest.mark.mostly_slow
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("unet/config.json", "[]", "unet/config.json is no JSON object"),
+        ("unet/config.json", "{", "unet/config.json cannot be read"),
+        ("scheduler/scheduler_config.json", "{]", "scheduler/scheduler_config.json cannot be read"),
+        (
+            "scheduler/scheduler_config.json",
+            '{"beta_schedule": "foo"}',
+            "scheduler/scheduler_config.json: foo is not implemented",
+        ),
+    ],
+)
+def test_a_config_that_says_nothing_is_named(copy: Path, file: str, text: str, words: str) -> None:
+    (copy / file).write_text(text)
+    with pytest.raises(WeightsError, match=re.escape(words)):
+        tiny.backbone(copy)
+
+
+def test_an_empty_tokenizer_is_refused(copy: Path) -> None:
+    """The library makes one of two tokens, and every prompt is the same then."""
+    for one in (copy / "tokenizer").iterdir():
+        one.unlink()
+    with pytest.raises(WeightsError, match=r"tokenizer/ has no tokenizer\.json"):
+        tiny.backbone(copy)
+
+
+def test_weights_of_one_variant_are_told_with_its_name(copy: Path) -> None:
+    name = "diffusion_pytorch_model"
+    (copy / "unet" / f"{name}.safetensors").rename(copy / "unet" / f"{name}.fp16.safetensors")
+    with pytest.raises(WeightsError, match="of the variant fp16 alone") as caught:
+        tiny.backbone(copy)
+    assert caught.value.fix == "--set backbone.variant=fp16"
+
+
+def test_words_of_another_width_are_refused_before_they_are_used(
+    copy: Path, tmp_path: Path
+) -> None:
+    other = tiny.save_folder(tmp_path / "other", width=16)
+    shutil.rmtree(copy / "text_encoder")
+    shutil.copytree(other / "text_encoder", copy / "text_encoder")
+    with pytest.raises(WeightsError, match="cross_attention_dim of 32, and the text is 16 wide"):
+        tiny.backbone(copy)
