@@ -49,10 +49,11 @@ def test_a_style_is_learned_worn_and_taken_up_again(kind: str, photo: Path, tmp_
     command = ["transfer", photo, "--lora", lora, "--guidance", "2", "-o", out, *own]
     first = finish(start(*command, "--json"))
     assert first.status == 0, first.err
-    assert Image.open(out).size == (38, 32)
+    with Image.open(out) as picture:
+        assert picture.size == (38, 32)
     before = out.read_bytes()
     again = finish(start(*command, "--json"))
-    assert json.loads(again.out.splitlines()[-1])["skipped"] == 1
+    assert json.loads(again.out.splitlines()[-1])["counts"] == {"skipped": 1, "items": 1}
     assert out.read_bytes() == before
     plain = tmp_path / "plain.png"
     none = ("injection.feature_steps=0", "injection.attn_steps=0", "injection.attn_tail=hard")
@@ -169,7 +170,7 @@ def test_rows_of_another_size_are_refused_where_levels_depend_on_it(
     assert style("train-lora", painting, "--prompt", "a", "-o", lora, *own).status == 0
     rows = tmp_path / "rows.jsonl"
     one = {"content": str(photo), "lora": str(lora)}
-    rows.write_text(json.dumps({**one, "sampling": {"size": 64}}) + "\n" + json.dumps(one) + "\n")
+    rows.write_text(json.dumps({**one, "sampling.size": 64}) + "\n" + json.dumps(one) + "\n")
     done = style("transfer", "--manifest", rows, "-o", f"{tmp_path / 'out'}/", *own)
     assert done.status == 2, done.err
     assert "sampling.size 64 for some: levels of" in done.err
