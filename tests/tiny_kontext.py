@@ -52,7 +52,7 @@ def pipeline(folder: Path, seed: int = 0, **sizes: int) -> Any:
         T5TokenizerFast,
     )
 
-    vocabulary = tiny._tokenizer(folder / "clip")
+    vocabulary = tiny.words(folder / "clip")
     clip = CLIPTokenizer.from_pretrained(folder / "clip", model_max_length=16)
     letters = [(f"▁{letter}", -5.0) for letter in ascii_lowercase]
     letters += [(letter, -6.0) for letter in (*ascii_lowercase, "-", ",", "▁", "_")]

@@ -28,6 +28,8 @@ PASSES = "--set device.adapters=passes"
 UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.")
 # Numbers of blocks in which LoRAs were applied: no two are alike.
 _BLOCKS = count()
+# Layers of Z-Image that see the tokens of all rows one after another.
+OF_TOKENS = ("all_x_embedder", "cap_embedder")
 
 
 class Shape(NamedTuple):
@@ -269,10 +271,12 @@ def _add(
 ) -> Tensor:
     hidden = inputs[0]
     if len(hidden) != rows.total:
-        raise UsageError(
-            f"{path} sees the tokens of all rows in one, so rows cannot have LoRAs of their own",
-            fix="leave it out of lora.targets; for a LoRA that has it: device.adapters=passes",
-        )
+        if path.startswith(OF_TOKENS):
+            raise UsageError(
+                f"{path} sees the tokens of all rows as one, so rows have no LoRAs of their own there",
+                fix="leave it out of lora.targets; for a LoRA that has it: device.adapters=passes",
+            )
+        raise ValueError(f"{path} sees {len(hidden)} rows of a pass of {rows.total}")
     # As PEFT does: in the type of the factors, or in that of autocast.
     is_mixed = torch.is_autocast_enabled(hidden.device.type)
     dtype = torch.get_autocast_dtype(hidden.device.type) if is_mixed else rows.dtype

@@ -74,14 +74,14 @@ def test_the_kind_is_what_its_index_says(hub: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"addition_embed_type": "text_time"}, "like SDXL's"),
+        ({"addition_embed_type": "image"}, "another picture or more words"),
         ({"in_channels": 9}, "a mask or another picture"),
     ],
 )
 def test_a_unet_that_has_to_be_told_more_is_refused(change: dict[str, object], said: str) -> None:
     from types import SimpleNamespace
 
-    from stylecli.backbone.model import _refuse_unfit
+    from stylecli.backbone.loading import _refuse_unfit
     from stylecli.errors import WeightsError
 
     plain = {
