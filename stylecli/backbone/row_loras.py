@@ -24,7 +24,7 @@ from stylecli.errors import UsageError
 # Of one LoRA: down [rank, in] and up [out, rank] of each layer, by the path of its module.
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 PASSES = "--set device.adapters=passes"
-# What only UNets have, and only they are drawn with in passes.
+# What only UNets have.
 UNET_PARTS = ("down_blocks.", "mid_block.", "up_blocks.")
 # Numbers of blocks in which LoRAs were applied: no two are alike.
 _BLOCKS = count()
@@ -273,7 +273,7 @@ def _add(
     if len(hidden) != rows.total:
         if path.startswith(OF_TOKENS):
             raise UsageError(
-                f"{path} sees the tokens of all rows as one, so rows have no LoRAs of their own there",
+                f"{path} sees the tokens of all rows as one, where rows have no LoRAs of their own",
                 fix="leave it out of lora.targets; for a LoRA that has it: device.adapters=passes",
             )
         raise ValueError(f"{path} sees {len(hidden)} rows of a pass of {rows.total}")
@@ -347,5 +347,5 @@ def _unfit(path: str, model: nn.Module | None = None) -> UsageError:
     is_unet = path.startswith(UNET_PARTS) if model is None else hasattr(model, "down_blocks")
     return UsageError(
         f"the LoRA of {path} is not one of a linear layer of this model, which rows cannot share",
-        fix=PASSES if is_unet else "use a LoRA of linear layers, made for this model",
+        fix=PASSES if is_unet else f"use a LoRA of linear layers alone, or {PASSES}",
     )

@@ -336,6 +336,7 @@ def test_invert_keeps_a_trajectory_that_transfer_reuses(
     assert done.status == 0, done.err
     figures = done.rows[0]["details"]
     assert figures["psnr_against_vae"] > 0
+    assert f"{figures['psnr_reconstruction']} dB of the picture" in done.err
     tensors = load_file(tmp_path / "tr" / "photo.safetensors")
     assert tensors["latents"].shape == (7, 4, 16, 24)
     assert tensors["timesteps"].shape == (6,)
