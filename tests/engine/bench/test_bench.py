@@ -362,7 +362,9 @@ def test_committed_reports_are_reports() -> None:
     assert files
     for file in files:
         report = Report.model_validate_json(file.read_text(encoding="utf-8"))
-        assert report.setting.effort != "quick", "a file that is shown takes its time"
+        # Of a model at its real size the quick effort takes a quarter of an hour on a CPU.
+        is_large = report.setting.fingerprint == "random" and report.machine.device == "cpu"
+        assert is_large or report.setting.effort != "quick", "a file that is shown takes its time"
         assert all(count.is_met for count in report.counts)
 
 
