@@ -347,5 +347,5 @@ def _unfit(path: str, model: nn.Module | None = None) -> UsageError:
     is_unet = path.startswith(UNET_PARTS) if model is None else hasattr(model, "down_blocks")
     return UsageError(
         f"the LoRA of {path} is not one of a linear layer of this model, which rows cannot share",
-        fix=PASSES if is_unet else f"use a LoRA of linear layers alone, or {PASSES}",
+        fix=PASSES if is_unet else "use a LoRA of linear layers, made for this model",
     )
