@@ -372,7 +372,7 @@ def _save_tokenizer(folder: Path, filler: str) -> None:
     from transformers import CLIPTokenizer
 
     merges = _merges()
-    letters = list(_letters())
+    letters = _letters()
     words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     CLIPTokenizer(
         vocab={word: number for number, word in enumerate(words)},

@@ -22,6 +22,7 @@ from stylecli.backbone.denoisers.parts import flow_scheduler
 from stylecli.backbone.denoisers.qwen import MOST_TOKENS
 from stylecli.backbone.exchange import Exchange
 from stylecli.backbone.flow_schedule import FlowSchedule
+from stylecli.backbone.loading import COPY_AGAIN, json_of
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.registry import Source
 from stylecli.errors import WeightsError
@@ -170,16 +171,13 @@ def schedule(source: Source, folder: Path, size_px: int) -> FlowSchedule:
     Raises:
         WeightsError: A config is missing or of another model.
     """
-    file = folder / "vae" / "config.json"
-    try:
-        vae = json.loads(file.read_bytes())
-        cells = vae["block_out_channels"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    vae = json_of(folder, "vae/config.json")
+    if "block_out_channels" not in vae:
         raise WeightsError(
-            f"{folder.name}: vae/config.json cannot be read", fix="copy or pull the folder again"
-        ) from error
+            f"{folder.name}: vae/config.json has no block_out_channels", fix=COPY_AGAIN
+        )
     found = denoisers.latent_flow(source.kind)
-    return _schedule(found, flow_scheduler(folder), {"block_out_channels": cells}, size_px)
+    return _schedule(found, flow_scheduler(folder), vae, size_px)
 
 
 def _schedule(flow: type[LatentFlow], scheduler: Any, vae: Any, size_px: int) -> FlowSchedule:

@@ -6,7 +6,6 @@ so nothing that they draw may be kept; they are for plans and for `style bench -
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone.loading import OF_SDXL
+from stylecli.backbone.loading import OF_SDXL, json_of, scheduler_config
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.registry import FLOWS, Kind
 from stylecli.backbone.schedule import NoiseSchedule
@@ -95,7 +94,7 @@ def _unet(folder: Path, dtype: torch.dtype, device: torch.device) -> Backbone:
         "vae": vae,
         "text_encoder": text_encoder,
         "tokenizer": None,
-        "schedule": NoiseSchedule.from_config(_json(folder / "scheduler/scheduler_config.json")),
+        "schedule": NoiseSchedule.from_config(scheduler_config(folder)),
         "device": device,
         "dtype": dtype,
     }
@@ -114,7 +113,7 @@ def _flow(
     from stylecli.backbone.denoisers.parts import flow_scheduler
     from stylecli.backbone.denoisers.qwen import Qwen
 
-    index = _json(folder / "model_index.json")
+    index = json_of(folder, "model_index.json")
     with device:
         model, vae = (
             _of_diffusers(getattr(diffusers, index[part][1]), folder / part)
@@ -146,8 +145,3 @@ def _settle(part: Any, dtype: torch.dtype) -> None:
     # The libraries' own `to` warns of layers that no model here has.
     torch.nn.Module.to(part, dtype)
     part.requires_grad_(False).eval()
-
-
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_bytes())
-    return found

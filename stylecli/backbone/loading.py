@@ -101,7 +101,8 @@ def load(
         )
     else:
         backbone = Backbone(**made)
-    for part in (unet, vae, *chain.from_iterable(backbone.parts.values())):
+    # The autoencoder whole, of which some layers are in neither half.
+    for part in (vae, *chain.from_iterable(backbone.parts.values())):
         part.requires_grad_(False).eval()
         if is_resident:
             part.to(device)
@@ -142,10 +143,15 @@ def scheduler_config(folder: Path) -> dict[str, Any]:
     Raises:
         WeightsError: Nothing that can be read.
     """
-    return _json_of(folder, "scheduler/scheduler_config.json")
+    return json_of(folder, "scheduler/scheduler_config.json")
 
 
-def _json_of(folder: Path, name: str) -> dict[str, Any]:
+def json_of(folder: Path, name: str) -> dict[str, Any]:
+    """What one of a folder's configs says.
+
+    Raises:
+        WeightsError: Missing, damaged, or no JSON object.
+    """
     try:
         found = json.loads((folder / name).read_bytes())
     except (OSError, ValueError) as error:
@@ -170,9 +176,8 @@ def _refuse_widths(folder: Path, wanted: int, encoders: Sequence[Any]) -> None:
 def _is_silence_zero(folder: Path) -> bool:
     """What the pipeline of a folder says of prompts that nobody gave."""
     try:
-        index = json.loads((folder / "model_index.json").read_bytes())
-        return bool(index.get("force_zeros_for_empty_prompt", True))
-    except (OSError, ValueError, AttributeError):
+        return bool(json_of(folder, "model_index.json").get("force_zeros_for_empty_prompt", True))
+    except WeightsError:
         return True
 
 
@@ -247,7 +252,7 @@ def load_part(
         raise WeightsError(
             f"{folder.name}: no {part}/ folder", fix="give a complete diffusers folder"
         )
-    _json_of(folder, f"{part}/config.json")
+    json_of(folder, f"{part}/config.json")
     if variant is None and (other := _only_variant(where)):
         raise WeightsError(
             f"{folder.name}/{part}: its weights are of the variant {other} alone",

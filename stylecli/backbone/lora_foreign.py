@@ -28,7 +28,12 @@ _BLACK_FOREST = re.compile(
     r"(?:diffusion_model\.|lora_unet_|base_model\.model\.)?(double|single)_blocks[._]\d+[._]"
 )
 # What the first layer of a single block, or of a feed-forward, makes of each number: FLUX.1 and 2.
-_SPREAD = {"flux1": {"linear1": 7, "mlp_0": 4}, "flux2": {"linear1": 9, "mlp_0": 6}}
+_SPREAD: Mapping[tuple[str, int], Family] = {
+    ("linear1", 7): "flux1",
+    ("mlp.0", 4): "flux1",
+    ("linear1", 9): "flux2",
+    ("mlp.0", 6): "flux2",
+}
 MOST_SAID = 160
 
 
@@ -82,13 +87,12 @@ def renamed(path: Path, tensors: Mapping[str, Tensor], family: Family) -> dict[s
 
 def _of_flux(tensors: Mapping[str, Tensor]) -> Family | None:
     """FLUX.1 and FLUX.2 share their names and differ in how wide their feed-forward is."""
-    widths = _widths(tensors)
-    for key, (width_in, width_out) in widths.items():
-        for kind, spread in _SPREAD.items():
-            for layer, times in spread.items():
-                named = re.search(rf"{layer.replace('_', '[._]')}$", key)
-                if named and width_out == times * width_in:
-                    return "flux1" if kind == "flux1" else "flux2"
+    for key, (width_in, width_out) in _widths(tensors).items():
+        layer = re.search(r"(linear1|mlp[._]0)$", key)
+        if layer is not None and width_out % width_in == 0:
+            found = _SPREAD.get((layer[1].replace("_", "."), width_out // width_in))
+            if found is not None:
+                return found
     return None
 
 

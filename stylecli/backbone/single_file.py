@@ -63,7 +63,10 @@ def identify(file: Path) -> Found:
         WeightsError: Missing, a pickle, damaged, or without a part of a whole model.
         UsageError: A LoRA, or a model that is told more than words.
     """
-    shapes, metadata = _header(file)
+    return _told(file, *_header(file))
+
+
+def _told(file: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Found:
     if not any(key.startswith(UNET) for key in shapes):
         if any("lora" in key for key in shapes):
             raise UsageError(f"{file} is a LoRA", fix="give it with --lora, and name its backbone")
@@ -136,7 +139,8 @@ def parts(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     import diffusers
     from diffusers.utils import logging
 
-    found = identify(file)
+    shapes, metadata = _header(file)
+    found = _told(file, shapes, metadata)
     pipeline: Any = getattr(diffusers, ARCHITECTURES[found.architecture].pipeline)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
@@ -164,7 +168,6 @@ def parts(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
                 f"{file}: the tensor of {name}/{empty[0]} is missing",
                 fix="copy the file again; nothing was filled in at random",
             )
-    shapes, _ = _header(file)
     own = sum(key.startswith(UNET) for key in shapes)
     if own != len(made["unet"].state_dict()):
         raise WeightsError(

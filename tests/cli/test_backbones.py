@@ -33,6 +33,15 @@ def settings(kind: str, *more: str) -> list[str]:
     ]
 
 
+def learned(style: Style, painting: Path, own: list[str], *, seed: int = 2) -> Path:
+    """A LoRA of a picture that is drawn for it; its caption is the picture's name."""
+    lora = painting.with_suffix(".safetensors")
+    words = ("--prompt", painting.stem, "-o", lora)
+    done = style("train-lora", draw(painting, seed=seed), *words, *own)
+    assert done.status == 0, done.err
+    return lora
+
+
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     return draw(tmp_path / "photo.png", seed=1)
@@ -70,9 +79,7 @@ def test_regions_switching_inversion_and_plans(
     own = settings(kind)
     loras = []
     for seed, name in enumerate(("one", "two")):
-        painting = draw(tmp_path / f"{name}.png", seed=seed + 5)
-        loras.append(tmp_path / f"{name}.safetensors")
-        assert style("train-lora", painting, "--prompt", name, "-o", loras[-1], *own).status == 0
+        loras.append(learned(style, tmp_path / f"{name}.png", own, seed=seed + 5))
     mask = Image.new("L", Image.open(photo).size, 0)
     mask.paste(255, (0, 0, 24, 40))
     mask.save(tmp_path / "mask.png")
@@ -164,10 +171,8 @@ def test_rows_of_another_size_are_refused_where_levels_depend_on_it(
     photo: Path, tmp_path: Path, style: Style
 ) -> None:
     """Their levels would be the run's, and the file would say otherwise."""
-    lora = tmp_path / "ink.safetensors"
-    painting = draw(tmp_path / "ink.png", seed=2)
     own = settings("flux2")
-    assert style("train-lora", painting, "--prompt", "a", "-o", lora, *own).status == 0
+    lora = learned(style, tmp_path / "ink.png", own)
     rows = tmp_path / "rows.jsonl"
     one = {"content": str(photo), "lora": str(lora)}
     rows.write_text(json.dumps({**one, "sampling.size": 64}) + "\n" + json.dumps(one) + "\n")
@@ -180,10 +185,8 @@ def test_rows_of_another_size_are_refused_where_levels_depend_on_it(
 def test_a_mask_backend_that_looks_through_unets_is_refused(
     photo: Path, tmp_path: Path, style: Style
 ) -> None:
-    lora = tmp_path / "ink.safetensors"
-    painting = draw(tmp_path / "ink.png", seed=2)
     own = settings("z-image")
-    assert style("train-lora", painting, "--prompt", "a", "-o", lora, *own).status == 0
+    lora = learned(style, tmp_path / "ink.png", own)
     region = f"text:cat={lora}"
     command = ["mask-transfer", photo, "--region", region, "-o", tmp_path / "o.png", *own]
     done = style(*command, "--set", "masks.backend=clusters")

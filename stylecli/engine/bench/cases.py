@@ -56,10 +56,7 @@ def transfer(bench: Bench) -> Iterator[Row]:
         "plain": hooked("plain", plain, plain.unets),
         "authors": hooked("authors", authors, authors.unets),
         "vae": lambda watch: sides.vae(scene, watch),
-    } | {
-        f"pass of {n}": lambda watch, n=n: sides.one_pass(scene, watch, n, times)
-        for n in sorted(set(rows))
-    }
+    } | {f"pass of {n}": partial(_bare, scene, n, times) for n in sorted(set(rows))}
     once = shortened(scene.recipe, 1)
     warm = {
         "ours": lambda watch: sides.ours(replace(scene, recipe=once), watch),
