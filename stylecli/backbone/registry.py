@@ -423,9 +423,11 @@ def _remedy(source: Source) -> str:
 
 def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    trouble = ""
+    trouble, fix = "", f"style models pull {source.name}"
+    if source.name not in SOURCES:
+        fix += ", or check the name if it is a folder's"
     for i, repository in enumerate(source.repositories):
         wanted = revision or (source.revision if i == 0 else None)
         try:
@@ -444,16 +446,28 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
                 local_files_only=not allow_download,
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            trouble = str(error).partition("\n")[0] if allow_download else ""
+            if allow_download:
+                trouble = f"; {str(error).partition(chr(10))[0]}"
+                fix = _remedy_of_hub(source, repository, is_gated=isinstance(error, GatedRepoError))
             continue
         if _is_whole(source, Path(folder)):
             return Path(folder)
     raise WeightsError(
         f"the weights of {source.name} are not on this machine: {source.repositories[0]}"
-        f"@{(revision or source.revision or 'main')[:12]} ({_needed(source)})"
-        + (f"; {trouble}" if trouble else ""),
-        fix=f"style models pull {source.name}"
-        + ("" if source.name in SOURCES else ", or check the name if it is a folder's"),
+        f"@{(revision or source.revision or 'main')[:12]} ({_needed(source)}){trouble}",
+        fix=fix,
+    )
+
+
+def _remedy_of_hub(source: Source, repository: str, *, is_gated: bool) -> str:
+    """What helps where the hub was asked and gave nothing."""
+    if is_gated:
+        return f"accept its licence at https://huggingface.co/{repository}, then `hf auth login`"
+    if source.name not in SOURCES:
+        return "check the name, and that the hub can be reached ($HF_ENDPOINT names a mirror)"
+    return (
+        "see that the hub can be reached ($HF_ENDPOINT names a mirror), or pack the weights where "
+        f"it can: style models bundle {source.name} -o weights.tar"
     )
 
 

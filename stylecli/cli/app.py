@@ -77,12 +77,14 @@ class Command:
     Attributes:
         name: As typed; ``recipes list`` is a command of the group ``recipes``.
         online: Contacts the network by nature, so the hub is not told to stay offline.
+        goes_on: What an interrupted one did is not done again.
     """
 
     name: str
     run: Callable[..., None]
     panel: str
     online: bool = False
+    goes_on: bool = True
 
 
 GROUPS = {
@@ -131,7 +133,7 @@ COMMANDS = (
     Command("cache list", care.cache_list, CARE),
     Command("cache prune", care.cache_prune, CARE),
     Command("doctor", models.doctor, CARE),
-    Command("bench", speed.bench, CARE),
+    Command("bench", speed.bench, CARE, goes_on=False),
 )
 _SHARED = {"json_lines": JsonOpt, "quiet": QuietOpt, "debug": DebugOpt}
 
@@ -247,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failure = error.as_row()
         except (KeyboardInterrupt, Terminated) as error:
             status = getattr(error, "exit_status", INTERRUPTED)
-            console.note("interrupted; the same command again goes on from here")
+            console.note(f"interrupted; the same command again {_again(command)}")
             failure = {"code": "interrupted"}
         except (Exception, SystemExit) as error:
             settle()
@@ -262,6 +264,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not status and console.counts["failed"]:
             status, failure = ITEMS_FAILED, {"code": "items_failed"}
         return console.close(command, status, failure)
+
+
+def _again(name: str) -> str:
+    goes_on = all(command.goes_on for command in COMMANDS if command.name == name)
+    return "goes on from here" if goes_on else "begins anew"
 
 
 def _mend_streams() -> None:

@@ -122,7 +122,7 @@ def installation() -> Iterator[Check]:
             f"weights {source.name}",
             False if torn else None,
             f"{torn[0]} has no weights" if torn else f"present, {source.licence}",
-            fix="reinstall the package, or pull the model again",
+            fix="reinstall the package, or pull the model again" if torn else "",
         )
 
 

@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stylecli.artifacts import cache, images, store
+from stylecli.backbone.finite import see_finite
 from stylecli.backbone.inversion import invert, null_prediction
 from stylecli.backbone.levels import Levels, Timesteps
 from stylecli.backbone.model import Backbone
 from stylecli.engine.context import Reporter
-from stylecli.errors import ItemError, WeightsError
+from stylecli.errors import WeightsError
 from stylecli.recipe.schema import Inversion
 
 SCHEMA_VERSION = 3
@@ -115,6 +116,7 @@ def find_or_invert(
 
     Raises:
         ItemError: The model returned NaN or infinity.
+        WeightsError: Its weights hold them.
     """
     wanted = [identity(backbone, view, inversion, keep, rows, timesteps) for view in views]
     files = [cache.cached(cache.TRAJECTORIES, store.digest(one), ".safetensors") for one in wanted]
@@ -159,8 +161,7 @@ def _inverted(
             on_step=_ticker(task.advance),
             on_warning=reporter.warn,
         )
-    if not torch.isfinite(trajectory.latents).all():
-        raise ItemError("inversion gave NaN or infinity", fix="use --dtype float32 or bfloat16")
+    see_finite(trajectory.latents, backbone, what="inversion gave")
     return [trajectory.latents[:, i].cpu().contiguous() for i in range(len(views))]
 
 

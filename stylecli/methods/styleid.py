@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.backbone.capture import Capture, Captured
+from stylecli.backbone.finite import see_finite
 from stylecli.backbone.inversion import Trajectory
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, walk
-from stylecli.errors import ItemError
 from stylecli.recipe.baselines import StyleId
 from stylecli.tensors.attention import attention
 from stylecli.tensors.channels import adain
@@ -68,6 +68,7 @@ def stylise(
     Raises:
         RecipeError: A layer that this UNet does not have.
         ItemError: The model returned NaN or infinity.
+        WeightsError: Its weights hold them.
     """
     capture = Capture(self_attention(backbone.unet, settings.layers, section="styleid"))
     null = backbone.encode_prompt([""])
@@ -94,8 +95,7 @@ def stylise(
         for _step, walked in walk(torch.cat(starts), advance, content.levels):
             latents = walked
             on_step()
-    if not torch.isfinite(latents).all():
-        raise ItemError("the model returned NaN or infinity", fix="use --dtype float32 or bfloat16")
+    see_finite(latents, backbone)
     return list(latents.chunk(len(styles)))
 
 

@@ -60,7 +60,7 @@ class Device(Strict):
         8, ge=1, le=64, description="Looks of one content that are painted side by side."
     )
     max_rows: Positive | None = Field(
-        None, description="Rows that pass the UNet together; 1 takes the least memory."
+        None, description="Rows that pass the denoiser together; 1 takes the least memory."
     )
     adapters: Literal["passes", "fused", "rows"] = Field(
         "passes",
@@ -149,7 +149,7 @@ class Inversion(Strict):
         json_schema_extra=_or_null,
     )
     pairing: Literal["target", "matched"] = Field(
-        "target", description="Timestep given to the UNet: of the level entered, or left."
+        "target", description="Timestep given to the model: of the level entered, or left."
     )
     refine_iters: Count = Field(0, description="Fixed-point passes per level; 1 or 3 pay most.")
 
@@ -213,7 +213,7 @@ class Sampling(Strict):
         "attn-distill (section distill) learn nothing and need style pictures.",
     )
     size: Pixels = Field(512, description="Short side of the picture in pixels.")
-    steps: Levels = Field(50, description="DDIM steps.")
+    steps: Levels = Field(50, description="Steps from noise to picture.")
     timesteps: (
         Literal["leading", "trailing", "linspace", "lcm"]
         | Annotated[tuple[Timestep, ...], Field(min_length=1)]
@@ -297,7 +297,8 @@ class Injection(Strict):
         "999 steps.",
     )
     feature_layers: Layers = Field(
-        "anchor", description="Decoder layers whose feature is replaced."
+        "anchor",
+        description="Decoder layers, or blocks of a transformer, whose feature is replaced.",
     )
     feature_tap: Literal["residual", "output"] = Field(
         "residual", description="Replace the residual branch, or the whole block's output."
@@ -307,8 +308,8 @@ class Injection(Strict):
         description="Steps with feature injection (S_f), or a share of all.",
         json_schema_extra=_or_share_by_default("60%"),
     )
-    attn_layers: Layers = Field("from_anchor", description="Decoder layers with self-attention.")
-    attn_cross: Layers = Field("none", description="Decoder layers with cross-attention injection.")
+    attn_layers: Layers = Field("from_anchor", description="Those with self-attention injection.")
+    attn_cross: Layers = Field("none", description="Those with cross-attention injection (UNets).")
     attn_steps: Count = Field(
         25,
         description="Steps of full attention injection (S_a), or a share of all.",

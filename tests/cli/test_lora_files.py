@@ -312,6 +312,10 @@ def test_convert_to_a_folder_and_many_at_once(
     many = tmp_path / "many"
     done = style("lora", "convert", *two, "--format", "comfy", "-o", f"{many}/")
     assert done.out.split() == [str(many / "a.safetensors"), str(many / "b.safetensors")]
+    (tmp_path / "torn.safetensors").write_bytes(two[0].read_bytes()[:900])
+    done = style("lora", "convert", tmp_path / "torn.safetensors", *two, "-o", f"{tmp_path}/on/")
+    assert (done.status, len(done.out.split())) == (3, 2)
+    assert "torn.safetensors" in done.err
     bad = style("lora", "convert", two[0], "--format", "peft", "-o", tmp_path / "x.safetensors")
     refused(bad, "not a folder's name")
     refused(style("lora", "convert", two[0], "-o", tmp_path / "x.png"), "not a .safetensors file")

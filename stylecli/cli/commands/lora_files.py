@@ -170,10 +170,9 @@ def convert(
     if map_file is None:
         if golden is not None:
             raise UsageError("--golden checks what --map makes", fix="give --map too")
-        sources = named(source)
-        for path in sources:
-            predictors.refuse_predictor(path)
-        _carry_out(work.convert(sources, destination, console, layout=layout))
+        check = predictors.refuse_predictor
+        converting = work.convert(named(source), destination, console, layout=layout, check=check)
+        _carry_out(converting)
         return
     if len(source) > 1:
         raise UsageError(f"--map is for one predictor, not {len(source)} files", fix="give one")

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone.finite import see_finite
 from stylecli.backbone.layers import decoder_layers
 from stylecli.backbone.taps import Tap, tapped
 from stylecli.engine.analysis.asked import Level
@@ -17,7 +18,6 @@ from stylecli.engine.painting import Part
 from stylecli.engine.plan import Input
 from stylecli.engine.session import Session
 from stylecli.engine.wardrobe import Wardrobe
-from stylecli.errors import ItemError
 from stylecli.recipe.schema import Device
 
 # By layer number; of one picture.
@@ -85,6 +85,7 @@ class Observer:
 
         Raises:
             ItemError: The model returned NaN or infinity.
+            WeightsError: Its weights hold them.
         """
         trajectory = self._inverter.invert([canvas.view()], self.recipe)
         prompt = self.backbone.encode_prompt([self.places.prompt])
@@ -113,8 +114,6 @@ class Observer:
         with tapped(self.backbone.unet, self._layers, self.places.tap) as seen:
             self.backbone.predict(latents, timestep, prompt)
         maps = {number: value[0].float().cpu() for number, value in seen.items()}
-        if not all(torch.isfinite(one).all() for one in maps.values()):
-            raise ItemError(
-                "the features hold NaN or infinity", fix="use --dtype float32 or bfloat16"
-            )
+        for one in maps.values():
+            see_finite(one, self.backbone, what="the features hold")
         return maps

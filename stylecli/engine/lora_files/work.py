@@ -32,7 +32,7 @@ from stylecli.engine.runs import local
 from stylecli.engine.runs.making import OneByOne, Result
 from stylecli.engine.runs.run import execute
 from stylecli.engine.training.lora_maker import OF_LOADING
-from stylecli.errors import UsageError
+from stylecli.errors import ItemError, UsageError, WeightsError
 
 Mode = Literal["delta", "factors"]
 MIX, CONVERT = "lora mix", "lora convert"
@@ -166,23 +166,42 @@ def mix(
 
 
 def convert(
-    sources: Sequence[Path], destination: Destination, reporter: Reporter, *, layout: Format
+    sources: Sequence[Path],
+    destination: Destination,
+    reporter: Reporter,
+    *,
+    layout: Format,
+    check: Callable[[Path], None],
 ) -> Work:
     """The same LoRAs in another layout; alpha becomes part of the numbers.
 
+    Of several, one that cannot be converted fails when its turn comes, and the others go on.
+
+    Args:
+        check: Raises `UsageError` for a file that is something else.
+
     Raises:
-        WeightsError: A file is missing or damaged.
-        UsageError: No LoRA, outputs collide, or the layout has no names for it.
+        InputError: A file is missing.
+        WeightsError: The only one is damaged.
+        UsageError: It is no LoRA or the layout has no names for it, or outputs collide.
     """
-    wanted = []
+    wanted, refused = [], {}
     for path in sources:
-        lora_layouts.refuse_unnamed(_read(path, reporter).prefix, layout)
+        try:
+            check(path)
+            lora_layouts.refuse_unnamed(_read(path, reporter).prefix, layout)
+        except (WeightsError, UsageError) as error:
+            if len(sources) == 1:
+                raise
+            refused[path] = error
         source, name = Input.of("lora", path), Path(path.stem)
         wanted.append(Wanted([source], name, settings={"format": layout}))
     planned = _planned(CONVERT, wanted, destination, layout)
 
     def make(job: Job) -> Mapping[str, Any]:
         (source,) = job.inputs
+        if (error := refused.get(source.path)) is not None:
+            raise ItemError(error.what, fix=error.fix) from error
         own = lora_layouts.read(source.path)
         kept = {key: value for key, value in own.header.items() if key not in _OF_FILE}
         kept.pop(lora.METADATA, None)

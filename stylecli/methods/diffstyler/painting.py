@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.finite import see_finite
 from stylecli.backbone.inversion import Trajectory
 from stylecli.backbone.levels import Levels
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.sampling import Step, walk
-from stylecli.errors import ItemError
 from stylecli.methods.diffstyler.looks import Asked, Look, Predictor, Region
 from stylecli.methods.diffstyler.source import Keeper, Source
 from stylecli.recipe.schema import Injection
@@ -168,6 +168,7 @@ def paint_versions(
     Raises:
         RecipeError: A layer that this model does not have.
         ItemError: The model returned NaN or infinity.
+        WeightsError: Its weights hold them.
         UsageError: In rows, a LoRA of another kind than linear layers have.
     """
     is_work = [bool(one.shown) or not one.is_pinned for one in versions]
@@ -183,7 +184,9 @@ def paint_versions(
         with source.installed():
             levels = trajectory.levels
             steps = _walk(backbone, adapters, latents, levels, at_work, source, in_rows=in_rows)
-            found = list(_last(steps, on_step).chunk(len(at_work)))
+            latents = _last(steps, on_step)
+            see_finite(latents, backbone)
+            found = list(latents.chunk(len(at_work)))
     painted = iter(found)
     return [next(painted) if is_painted else trajectory.latents[0] for is_painted in is_work]
 
@@ -211,10 +214,13 @@ def generate(
 
     Raises:
         ItemError: The model returned NaN or infinity.
+        WeightsError: Its weights hold them.
     """
     version = Version(regions=regions, background=background)
     steps = _walk(backbone, adapters, noise, levels, [version], source=None, in_rows=in_rows)
-    return _last(steps, on_step)
+    latents = _last(steps, on_step)
+    see_finite(latents, backbone)
+    return latents
 
 
 def _walk(
@@ -276,6 +282,4 @@ def _last(steps: Iterator[tuple[Step, Tensor]], on_step: Callable[[], object]) -
     for _step, stepped in steps:
         latents = stepped
         on_step()
-    if not torch.isfinite(latents).all():
-        raise ItemError("the model returned NaN or infinity", fix="use --dtype float32 or bfloat16")
     return latents

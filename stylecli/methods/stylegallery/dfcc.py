@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylecli.backbone.features import decoder_features
+from stylecli.backbone.finite import see_finite
 from stylecli.backbone.model import Backbone
-from stylecli.errors import ItemError
 from stylecli.methods.stylegallery import as_released
 from stylecli.recipe.gallery import Dfcc
 from stylecli.tensors import clustering, depths
@@ -87,14 +87,12 @@ def see(
     Raises:
         RecipeError: The model has no such block, or not so many levels.
         ItemError: The model returned NaN or infinity.
+        WeightsError: Its weights hold them.
     """
     clean = backbone.encode_image(images)
     found = decoder_features(backbone, clean, settings.steps, settings.block, on_step=on_step)
-    if not (found.maps.isfinite().all() and found.noise.isfinite().all()):
-        raise ItemError(
-            "the model returned NaN or infinity while a picture was inverted",
-            fix="use --dtype float32 (or bfloat16)",
-        )
+    see_finite(found.maps, backbone, what="the features hold")
+    see_finite(found.noise, backbone, what="inversion gave")
     features = F.interpolate(found.maps, clean.shape[2:], mode="bilinear")
     most = torch.finfo(torch.half).max
     features = features.clamp(-most, most).half().float()
