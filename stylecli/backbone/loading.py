@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -302,6 +302,17 @@ def _only_variant(where: Path) -> str | None:
     parts = [re.sub(r"-\d+-of-\d+", "", file.stem) for file in where.glob("*.safetensors")]
     found = {stem.rpartition(".")[2] if "." in stem else "" for stem in parts}
     return found.pop() if len(found) == 1 and found != {""} else None
+
+
+def see_whole(folder: Path, parts: Iterable[str]) -> None:
+    """See that no file of weights was cut off, by their headers alone.
+
+    Raises:
+        WeightsError: One was.
+    """
+    for part in parts:
+        if (reason := _damage(folder / part)) is not None:
+            raise WeightsError(f"{folder.name}/{part}: {reason}", fix=COPY_AGAIN)
 
 
 def _damage(where: Path) -> str | None:

@@ -16,7 +16,9 @@ import torch
 from stylecli import __version__
 from stylecli.artifacts import cache
 from stylecli.backbone import registry
-from stylecli.errors import StyleError
+from stylecli.backbone.loading import see_whole
+from stylecli.backbone.registry import Source
+from stylecli.errors import StyleError, WeightsError
 from stylecli.tensors.compat import ensure_torchvision
 
 PACKAGES = (
@@ -111,19 +113,24 @@ def installation() -> Iterator[Check]:
         f"{folder}, {free / 2**30:.0f} GiB free",
         fix="free some disk, or point STYLE_CACHE_DIR elsewhere",
     )
-    for source in registry.SOURCES.values():
-        try:
-            folder = registry.snapshot(source)
-        except StyleError as error:
-            yield Check(f"weights {source.name}", None, "not here", fix=error.fix)
-            continue
-        torn = [part for part in source.weighed if not any((folder / part).glob("*.safetensors"))]
-        yield Check(
-            f"weights {source.name}",
-            False if torn else None,
-            f"{torn[0]} has no weights" if torn else f"present, {source.licence}",
-            fix="reinstall the package, or pull the model again" if torn else "",
-        )
+    yield from map(_weights, registry.SOURCES.values())
+
+
+def _weights(source: Source) -> Check:
+    name = f"weights {source.name}"
+    try:
+        folder = registry.snapshot(source)
+    except StyleError as error:
+        return Check(name, None, "not here", fix=error.fix)
+    again = "reinstall the package, or pull the model again"
+    empty = [part for part in source.weighed if not any((folder / part).glob("*.safetensors"))]
+    if empty:
+        return Check(name, False, f"{empty[0]} has no weights", fix=again)
+    try:
+        see_whole(folder, source.weighed)
+    except WeightsError as error:
+        return Check(name, False, error.what, fix=again)
+    return Check(name, None, f"present, {source.licence}")
 
 
 def _existing(path: Path) -> Path:

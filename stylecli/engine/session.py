@@ -21,7 +21,7 @@ from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.levels import Schedule
-from stylecli.backbone.loading import fingerprint, load, scheduler_config
+from stylecli.backbone.loading import fingerprint, load, scheduler_config, see_whole
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
@@ -118,7 +118,7 @@ class Session:
             UsageError: No such device, it cannot compute in that type, or the command cannot use
                 this kind of model.
             InputError: No such backbone.
-            WeightsError: The weights are not on this machine.
+            WeightsError: The weights are not on this machine, or a file of them was cut off.
         """
         context = resolve(recipe.device, reporter)
         source = registry.find(recipe.backbone.id)
@@ -141,6 +141,7 @@ class Session:
                 + missing.what
             )
             return cls(recipe, context, source, _configs_of(source), is_blank=True)
+        see_whole(folder, source.weighed)
         return cls(recipe, context, source, folder)
 
     @cached_property

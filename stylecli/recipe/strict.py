@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
-Pixels = Annotated[int, Field(ge=1, le=16384)]
+# No model here makes a picture of fewer.
+Pixels = Annotated[int, Field(ge=16, le=16384)]
 # No model here was trained on more levels of noise.
 MAX_LEVELS = 1000
 Levels = Annotated[int, Field(ge=1, le=MAX_LEVELS)]

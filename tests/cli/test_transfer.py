@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -309,9 +310,23 @@ def test_a_lora_of_another_model_is_refused(
     foreign = tmp_path / "foreign.safetensors"
     key = "unet.down_blocks.9.attentions.0.transformer_blocks.0.attn1.to_q.lora_{}.weight"
     save_file({key.format("A"): torch.zeros(4, 8), key.format("B"): torch.zeros(8, 4)}, foreign)
-    done = style("transfer", content, "-l", foreign, "-o", tmp_path / "o.png", "-r", recipe)
-    assert done.status == 2
-    assert "fits 0 of" in done.err
+    for plan in ((), ("--dry-run",)):
+        done = style("transfer", content, "-l", foreign, "-o", tmp_path / "o.png", "-r", recipe,
+                     *plan)  # fmt: skip
+        assert done.status == 2
+        assert "fits 0 of" in done.err
+
+
+def test_weights_that_were_cut_off_are_told_before_anything_is_planned(
+    style: Style, tiny_folder: Path, content: Path, look: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    file = next((copy / "vae").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-8])
+    done = style("transfer", content, "-s", look, "-o", tmp_path / "o.png", "--backbone", copy,
+                 "--dry-run")  # fmt: skip
+    assert done.status == 4
+    assert f"copy/vae: {file.name}" in done.err
 
 
 def test_dry_run_shows_the_plan_and_does_nothing(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from stylecli.backbone import hollow, tuning
+from stylecli.backbone import hollow, lora_fitting, tuning
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.hollow import META
 from stylecli.backbone.registry import Kind
@@ -83,6 +83,15 @@ class Passes:
         self._adapters = Adapters(self._backbone.unet)
         self._adapters.adopt(ADAPTER)
         self._walk = cache(self._walked)
+
+    def refuse_unfit(self, lora: Path) -> None:
+        """See that a LoRA is one of this model.
+
+        Raises:
+            UsageError: It is not.
+            WeightsError: It cannot be read.
+        """
+        lora_fitting.refuse_unfit(lora, self._backbone.unet)
 
     @property
     def latent_px(self) -> int:

@@ -24,6 +24,9 @@ from stylecli.engine.planner.work import Work
 from stylecli.engine.session import Session
 from stylecli.recipe.schema import Injection, Lora
 
+# Roles of inputs that are read as LoRAs of the model.
+LORAS = ("lora", "accelerator")
+
 
 def planner(
     session: Session,
@@ -44,6 +47,8 @@ def planner(
 
     Raises:
         RecipeError: A layer that this model does not have.
+        UsageError: A LoRA of another model.
+        WeightsError: A LoRA cannot be read.
     """
     recipe, context = session.recipe, session.context
     # The one setting of LoRAs that passes are told of one by one.
@@ -57,6 +62,8 @@ def planner(
         session.source.kind,
         recipe.sampling.size,
     )
+    for lora_file in {one.path for job in jobs for one in job.inputs if one.role in LORAS}:
+        passes.refuse_unfit(lora_file)
     work = Work.of(recipe, rows, jobs, items=items, size_px=size_px, multiple_px=passes.multiple_px)
     return Planner(passes, recipe, work, _clock(context.device), libraries=libraries)
 
