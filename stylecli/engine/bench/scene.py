@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stylecli.backbone import hollow as hollow_backbone
 from stylecli.backbone.adapters import Adapters
+from stylecli.backbone.hollow import without_words
 from stylecli.backbone.layers import decoder_layers
-from stylecli.backbone.levels import Levels, Schedule
+from stylecli.backbone.levels import Levels
 from stylecli.backbone.lora import LoraFile
 from stylecli.backbone.lora_trial import part_of
 from stylecli.backbone.model import Backbone
@@ -54,7 +54,7 @@ class Scene:
     @property
     def has_reference(self) -> bool:
         """Whether the plain implementation of the paper knows this kind of model."""
-        if type(self.backbone) not in (Backbone, _Hollow):
+        if type(self.backbone) is not Backbone:
             return False
         return all(
             layer.number == 3 * layer.block + layer.index for layer in decoder_layers(self.base)
@@ -162,64 +162,26 @@ def real(backbone: Backbone, recipe: Recipe, size: tuple[int, int], *, styles: i
     )
 
 
-def hollow(
-    config: Mapping[str, Any],
-    schedule: Schedule,
-    recipe: Recipe,
-    cells: tuple[int, int],
-    *,
-    styles: int = 1,
-    tokens: int = 77,
-) -> Scene:
+def hollow(backbone: Backbone, recipe: Recipe, cells: tuple[int, int]) -> Scene:
     """The same on the meta device: any size of model, to count what would be computed.
 
     Args:
-        config: Of the UNet.
-        schedule: Of its model.
-        recipe: Settings of sampling and injection.
-        cells: Width and height of the latents.
-        styles: How many.
-        tokens: That its text encoder makes of every prompt.
-    """
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(config)).requires_grad_(False).eval()
-        base = copy.deepcopy(unet)
-        loras = [_lora(base, recipe.lora, i) for i in range(styles)]
-        adapters = _worn(unet, recipe.lora, styles)
-        clean = torch.empty(1, unet.config.in_channels, cells[1], cells[0])
-    device, dtype = torch.device("meta"), torch.float32
-    parts: Any = None
-    backbone = _Hollow("", "", unet, parts, parts, tokens, schedule, device, dtype)
-    return Scene(
-        backbone=backbone,
-        adapters=adapters,
-        base=base,
-        loras=loras,
-        picture=None,
-        clean=clean,
-        recipe=recipe,
-    )
-
-
-def on_paper(backbone: Backbone, recipe: Recipe, cells: tuple[int, int]) -> Scene:
-    """`hollow` of a model of any kind.
-
-    Args:
-        backbone: On the meta device, from `stylecli.backbone.hollow`.
+        backbone: From `stylecli.backbone.hollow`.
         recipe: Settings of sampling and injection.
         cells: Width and height of the latents.
     """
-    hollow_backbone.without_words(backbone)
-    adapters = _worn(backbone.unet, recipe.lora, 1)
+    without_words(backbone)
+    is_plain = type(backbone) is Backbone
+    base = copy.deepcopy(backbone.unet) if is_plain else backbone.unet
+    loras = [_lora(base, recipe.lora, 0)] if is_plain else [{}]
+    adapters = _worn(backbone.unet, recipe.lora, len(loras))
     with torch.device("meta"):
         clean = torch.empty(1, backbone.latent_channels, cells[1], cells[0])
     return Scene(
         backbone=backbone,
         adapters=adapters,
-        base=backbone.unet,
-        loras=[{}],
+        base=base,
+        loras=loras,
         picture=None,
         clean=clean,
         recipe=recipe,
@@ -238,16 +200,6 @@ def _worn(unet: Any, settings: Lora, styles: int) -> Adapters:
             unet.add_adapter(pairs, adapter_name=_name(i))
             adapters.adopt(_name(i))
     return adapters
-
-
-class _Hollow(Backbone):
-    """Words have a shape and no meaning."""
-
-    def encode_prompt(self, prompts: list[str]) -> Float[Tensor, "b tokens width"]:
-        width = self.unet.config.cross_attention_dim
-        # Who has no words has no tokenizer either: in its place stands their number.
-        shape = len(prompts), self.tokenizer, width
-        return torch.empty(shape, device=self.device, dtype=self.dtype)
 
 
 def _name(style: int) -> str:

@@ -126,24 +126,15 @@ class Bench:
 
     def hollow(self) -> Scene:
         """The same without numbers, to count operations on."""
-        real = self.scene
-        height, width = real.clean.shape[-2:]
-        if not real.has_reference:
-            session = self.session
-            made = hollow.backbone(
-                session.source.kind,
-                session.folder,
-                dtype=session.context.dtype,
-                size_px=session.recipe.sampling.size,
-            )
-            return scene.on_paper(made, self.recipe, (width, height))
-        return scene.hollow(
-            real.base.config,
-            real.backbone.schedule,
-            self.recipe,
-            (width, height),
-            tokens=real.conditions()[0].shape[1],
+        height, width = self.scene.clean.shape[-2:]
+        session = self.session
+        made = hollow.backbone(
+            session.source.kind,
+            session.folder,
+            dtype=session.context.dtype,
+            size_px=session.recipe.sampling.size,
         )
+        return scene.hollow(made, self.recipe, (width, height))
 
     @cached_property
     def ceilings(self) -> list[Ceiling]:

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from stylecli.backbone.hollow import backbone as hollow_backbone
 from stylecli.engine.bench import cases, counting, memory, reference, scene, sides, training
 from stylecli.engine.bench.report import (
     Ceiling,
@@ -150,9 +151,8 @@ def test_the_meta_device_counts_what_really_runs(
     monkeypatch.setattr(
         small.backbone, "encode_prompt", lambda prompts: embeds.expand(len(prompts), -1, -1)
     )
-    hollow = scene.hollow(
-        small.base.config, small.backbone.schedule, small.recipe, (8, 8), tokens=embeds.shape[1]
-    )
+    made = hollow_backbone("unet", folder(), dtype=torch.float32, size_px=16)
+    hollow = scene.hollow(made, small.recipe, (8, 8))
     real, meta = Watch(CPU), Watch(META)
     ours = counting.flops(lambda: sides.ours(hollow, meta))
     assert ours == counting.flops(lambda: sides.ours(small, real))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from stylecli.backbone.schedule import NoiseSchedule
+from stylecli.backbone import hollow
+from stylecli.backbone.architectures import on_paper
 from stylecli.engine.bench import counting, gallery, gallery_case, scene, sides
 from stylecli.engine.bench.report import Ratio, Side
 from stylecli.engine.bench.scene import Scene
@@ -28,13 +29,6 @@ pytestmark = pytest.mark.slow
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 STEPS = 150
-SD15 = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 def recipe() -> Recipe:
@@ -45,8 +39,8 @@ def recipe() -> Recipe:
 
 @cache
 def sd15() -> Scene:
-    schedule = NoiseSchedule.from_config(NOISE | {"steps_offset": 1, "set_alpha_to_one": False})
-    return scene.hollow(SD15, schedule, recipe(), (64, 64))
+    made = hollow.backbone("unet", on_paper("sd15"), dtype=torch.float32, size_px=512)
+    return scene.hollow(made, recipe(), (64, 64))
 
 
 @cache
