@@ -32,6 +32,7 @@ from stylecli.cli.commands import (
     analyze,
     bench,
     care,
+    demo,
     eval_data,
     evaluate,
     gallery,
@@ -123,6 +124,7 @@ COMMANDS = (
     Command("lora convert", lora_files.convert, JUDGE),
     Command("show", runs.show, JUDGE),
     Command("rerun", runs.rerun, JUDGE),
+    Command("demo", demo.demo, CARE),
     Command("recipes list", care.recipes_list, CARE),
     Command("recipes show", care.recipes_show, CARE),
     Command("recipes validate", care.recipes_validate, CARE),
@@ -288,6 +290,20 @@ def _invoke(
     program: Any, arguments: Sequence[str], command: str, glimpsed: Mapping[str, Any]
 ) -> int:
     listening.begin(command, glimpsed)
+    return invoke(arguments, program)
+
+
+def invoke(arguments: Sequence[str], program: Any = None) -> int:
+    """Carry out one command line, also from within a command, whose console it then shares.
+
+    Returns:
+        What the command asked to exit with.
+
+    Raises:
+        StyleError: As the command does.
+        UsageError: It cannot be parsed.
+    """
+    program = program or get_command(app)
     try:
         status = program.main(args=list(arguments), prog_name="style", standalone_mode=False)
     except _BadUsage as error:
