@@ -17,8 +17,8 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
     """Hash every weight file of a snapshot and compare with what is recorded.
 
     A shipped model records its hashes in ``SHA256SUMS`` beside its weights, and beside the changes
-    that were made to them. Where nothing is recorded, those count that the hub named its files by
-    when they were fetched: they tell damage since then, and nothing of where the files came from.
+    that were made to them. Of files of which none is recorded, those count that the hub named them
+    by when they were fetched: they tell damage since then, and nothing of where they came from.
 
     Returns:
         File -> SHA-256.
@@ -26,9 +26,7 @@ def verify(source: Source, folder: Path) -> dict[str, str]:
     Raises:
         WeightsError: A file is missing, or is not the recorded one.
     """
-    recorded = dict(source.sha256) or _summed(folder)
-    if not recorded:
-        recorded = _named_by_hub(folder)
+    recorded = _named_by_hub(folder) | (dict(source.sha256) or _summed(folder))
     if source.beside is not None:
         recorded = {name: digest for name, digest in recorded.items() if _is_beside(source, name)}
     found = _compared(source, folder, recorded)

@@ -15,20 +15,13 @@ from stylecli.backbone.architectures import ARCHITECTURES
 from stylecli.backbone.headers import Header
 from stylecli.backbone.original_names import Family
 from stylecli.errors import UsageError, WeightsError
+from stylecli.recipe.native import PREFIXES, SIGNS
 
 PART = "transformer"
-# What may stand before every name.
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 FAMILIES: Mapping[str, Family] = {
     "z-image": "z-image",
     "flux2-klein": "flux2",
     "flux1-kontext": "flux1",
-}
-# A tensor that is in all models of a family, and in no other.
-_SIGNS: Mapping[str, str] = {
-    "noise_refiner.0.attention.qkv.weight": "z-image",
-    "double_stream_modulation_img.lin.weight": "flux2-klein",
-    "vector_in.in_layer.weight": "flux1-kontext",
 }
 _OF_DIFFUSERS = ("transformer_blocks.0.attn.to_q.weight", "noise_refiner.0.attention.to_q.weight")
 # Of weights in so few bits that a number has to be multiplied back in, under several names.
@@ -41,7 +34,7 @@ _PLAIN = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
 def bare(header: Header) -> dict[str, str]:
     """The file's own keys, by what they are without a prefix."""
     keys = header.shapes
-    prefix = next((one for one in _PREFIXES if any(key.startswith(one) for key in keys)), "")
+    prefix = next(one for one in PREFIXES if not one or any(key.startswith(one) for key in keys))
     # RMS norms call their numbers either, depending on who saved them.
     return {_with_scale(key.removeprefix(prefix)): key for key in keys}
 
@@ -59,7 +52,7 @@ def told(file: Path, header: Header) -> str | None:
         WeightsError: Its tensors are named as in a folder.
     """
     own = bare(header)
-    name = next((name for sign, name in _SIGNS.items() if sign in own), None)
+    name = next((name for sign, name in SIGNS.items() if sign in own), None)
     if name is None:
         if any(key in own for key in _OF_DIFFUSERS):
             raise WeightsError(

@@ -141,7 +141,7 @@ def test_a_fingerprint_tells_the_file_and_its_company_apart(klein: Released) -> 
 
 
 def test_one_tensor_less_or_more_is_refused_by_name(model: Released) -> None:
-    signs = {*transformer_kinds._SIGNS}
+    signs = {*transformer_kinds.SIGNS}
     for victim in [key for key in model.tensors if key not in signs][::7]:
         model.save(lambda tensors, victim=victim: tensors.pop(victim))
         with pytest.raises(WeightsError, match=re.escape(f"tensor {victim} of {model.name}")):

@@ -93,9 +93,12 @@ def _pull(name: str, weights_dir: Path | None) -> None:
     folder = registry.snapshot(source, allow_download=True)
     verified = hashes.verify(source, folder)
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    is_recorded = bool(source.sha256 or source.folder)
-    known = "as recorded" if is_recorded else "as the hub names them, none recorded here"
-    said = f"hashes {known}" if verified else "no hashes are recorded"
+    known = len(verified) if source.folder else len(source.sha256.keys() & verified)
+    said = "hashes as recorded"
+    if known < len(verified):
+        said = f"hashes as the hub names them, {known or 'none'} recorded here"
+    if not verified:
+        said = "no hashes are recorded"
     console.note(f"{size(held)}, {said}")
     row = {"name": name, "kind": "backbone", "backbone": name}
     console.result({**row, "output": str(folder), "bytes": held})
