@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,3 +152,17 @@ def whole(kind: str, parts: Mapping[str, Any]) -> dict[str, Tensor]:
     first = clip(states["text_encoder"], "conditioner.embedders.0.transformer.")
     second = open_clip(states["text_encoder_2"], "conditioner.embedders.1.model.")
     return found | first | second
+
+
+def hollow(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """A file with a whole header, and a hole where its numbers are."""
+    header: dict[str, Any] = {}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[key] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    said = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(said)) + said)
+        stream.truncate(8 + len(said) + end)
+    return path

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stylecli.backbone.architectures import CONFIGS
+from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers.layer_sets import layers_of
 from stylecli.backbone.registry import ASSETS, find
 from stylecli.engine.i2l import encoders

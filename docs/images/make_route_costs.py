@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from stylecli.backbone.editors.kontext_layout import CONFIG
+from stylecli.backbone.configs import CONFIGS
 from stylecli.methods.regionroute import costs
 from stylecli.recipe.load import load
 
@@ -18,6 +18,7 @@ RECIPES = ("flux1-kontext-24gb", "flux1-kontext-80gb", "flux1-kontext-120gb")
 HEAD = ("recipe", "side", "tokens", "weights", "a step", "the probe's share", "memory")
 # Pixels of a token's side; the model's own length of an instruction, and its own size.
 TOKEN_PX, TEXT, NATIVE_PX = 16, 512, 1024
+CONFIG = CONFIGS["flux1-kontext"]
 LAYERS = CONFIG["num_layers"] + CONFIG["num_single_layers"]
 PETA, GIB = 1e15, 2**30
 

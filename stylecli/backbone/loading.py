@@ -204,16 +204,22 @@ def _refuse_unfit(name: str, unet: Any, *, sees: int | None) -> None:
             )
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, *, without: str = "") -> str:
     """One digest for all weight and config files of a snapshot.
 
     The hub's cache names a large file after its SHA-256, so those are not read again.
+
+    Args:
+        folder: The snapshot.
+        without: A part of which the config counts alone: its weights come from elsewhere.
     """
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.suffix not in (".json", ".jinja", ".safetensors", ".txt") or not file.is_file():
             continue
         if len(file.relative_to(folder).parts) != 2:
+            continue
+        if file.parent.name == without and file.name != "config.json":
             continue
         blob = file.resolve().name
         if not re.fullmatch(r"[0-9a-f]{64}", blob):

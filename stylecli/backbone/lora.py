@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylecli.backbone import lora_names
+from stylecli.backbone import lora_comfy, lora_names
 from stylecli.backbone.lora_names import Format, Prefix
 from stylecli.errors import UsageError, WeightsError
 from stylecli.tensors.colour import Colours
@@ -297,11 +297,7 @@ def laid_out(
         if layout != "comfy":
             raise ValueError(f"{layout} has no names for a transformer")
         # With scales in the numbers, since this layout is read without them.
-        scale = config.lora_alpha / config.r
-        return {
-            f"diffusion_model.{key}": value * scale if ".lora_B." in key and scale != 1 else value
-            for key, value in state.items()
-        }, {}
+        return lora_comfy.keyed(state, config.lora_alpha / config.r), {}
     # Without the prefix the converter forgets `lora_unet_`; and it writes the rank as alpha. No
     # lora_adapter_metadata here: diffusers refuses a file that has both it and alphas.
     kohya = convert_state_dict_to_kohya({f"unet.{key}": value for key, value in state.items()})

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from stylecli.errors import UsageError
@@ -27,13 +28,19 @@ _FUSED = re.compile(r"(.*\b(?:layers|noise_refiner|context_refiner)\.\d+\.attent
 _BLACK_FOREST = re.compile(
     r"(?:diffusion_model\.|lora_unet_|base_model\.model\.)?(double|single)_blocks[._]\d+[._]"
 )
-# What the first layer of a single block, or of a feed-forward, makes of each number: FLUX.1 and 2.
+# How many times as wide the layers of a single block, and of a feed-forward, are on their wide
+# side: FLUX.1 and 2.
 _SPREAD: Mapping[tuple[str, int], Family] = {
     ("linear1", 7): "flux1",
+    ("linear2", 5): "flux1",
     ("mlp.0", 4): "flux1",
+    ("mlp.2", 4): "flux1",
     ("linear1", 9): "flux2",
+    ("linear2", 4): "flux2",
     ("mlp.0", 6): "flux2",
+    ("mlp.2", 3): "flux2",
 }
+_NORM_UP = "transformer.norm_out.linear.lora_B.weight"
 MOST_SAID = 160
 
 
@@ -82,15 +89,22 @@ def renamed(path: Path, tensors: Mapping[str, Tensor], family: Family) -> dict[s
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+    if family == "flux2" and _NORM_UP in found:
+        # The authors' halves are shift and scale, diffusers' the other way round; its converter of
+        # checkpoints knows, and that of FLUX.2's LoRAs does not.
+        found[_NORM_UP] = torch.cat(found[_NORM_UP].chunk(2)[::-1])
     return found
 
 
 def _of_flux(tensors: Mapping[str, Tensor]) -> Family | None:
-    """FLUX.1 and FLUX.2 share their names and differ in how wide their feed-forward is."""
-    for key, (width_in, width_out) in _widths(tensors).items():
-        layer = re.search(r"(linear1|mlp[._]0)$", key)
-        if layer is not None and width_out % width_in == 0:
-            found = _SPREAD.get((layer[1].replace("_", "."), width_out // width_in))
+    """FLUX.1 and FLUX.2 share most names and differ in how wide their feed-forward is."""
+    if any("_stream_modulation" in key for key in tensors):
+        return "flux2"
+    for key, widths in _widths(tensors).items():
+        layer = re.search(r"(linear[12]|mlp[._][02])$", key)
+        narrow, wide = sorted(widths)
+        if layer is not None and wide % narrow == 0:
+            found = _SPREAD.get((layer[1].replace("_", "."), wide // narrow))
             if found is not None:
                 return found
     return None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylecli.backbone import lora, lora_foreign, lora_names
+from stylecli.backbone import lora, lora_comfy, lora_foreign, lora_names
 from stylecli.backbone.linears import Layer
 from stylecli.backbone.lora_names import Format, Layout, Prefix
 from stylecli.backbone.row_loras import Pairs
@@ -130,9 +130,11 @@ def write(
         ItemError: A number is too large for `dtype`, or nearly so.
     """
     _refuse_too_large(pairs, dtype)
-    rank = max(len(down) for down, _ in pairs.values())
+    is_for_comfy = layout == "comfy" and prefix != "unet"
+    stems = lora_comfy.named(pairs) if is_for_comfy else pairs
+    rank = max(len(down) for down, _ in stems.values())
     state: dict[str, Tensor] = {}
-    for path, (down, up) in pairs.items():
+    for path, (down, up) in stems.items():
         missing = rank - len(down)
         state[f"{path}.lora_A.weight"] = torch.cat([down, down.new_zeros(missing, *down.shape[1:])])
         state[f"{path}.lora_B.weight"] = torch.cat(
@@ -149,9 +151,9 @@ def write(
         config = _peft_config(pairs)
         tensors, _ = lora.laid_out(state, config, layout=layout, dtype=dtype)
         return tensors, header
-    stem = "diffusion_model" if layout == "comfy" else prefix
+    front = "" if is_for_comfy else f"{prefix}."
     tensors = {
-        f"{stem}.{key}": value.detach().to("cpu", dtype, copy=True).contiguous()
+        f"{front}{key}": value.detach().to("cpu", dtype, copy=True).contiguous()
         for key, value in state.items()
     }
     return tensors, header

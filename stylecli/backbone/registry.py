@@ -8,12 +8,11 @@ to type when the weights are not there.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +49,6 @@ _WEIGHED: Mapping[Kind, tuple[str, ...]] = {
 }
 # Of a model that is one network, everything side by side.
 _FLAT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
-SUMS = "SHA256SUMS"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Beside the changes that make an editor: what it knows by name, a line each.
 THINGS = "things.txt"
@@ -75,6 +73,7 @@ class Source:
         file: A checkpoint that is one file.
         delta: Folder of the changes that make this model of the one in `folder`.
         editor: Name of the row that commands which edit pictures take instead.
+        beside: Of a file with a transformer alone: the row whose other parts go with it.
     """
 
     name: str
@@ -90,11 +89,12 @@ class Source:
     file: Path | None = None
     delta: Path | None = None
     editor: str | None = None
+    beside: str | None = None
 
     @property
     def weighed(self) -> tuple[str, ...]:
         """Folders of its snapshot that hold weights."""
-        return _WEIGHED[self.kind]
+        return _WEIGHED[self.kind][self.beside is not None :]
 
     @property
     def index(self) -> str:
@@ -108,7 +108,8 @@ class Source:
             return _FLAT
         tokenizers = ("tokenizer", "tokenizer_2")[: 1 + ("text_encoder_2" in self.weighed)]
         parts = (*self.weighed, *tokenizers, "scheduler")
-        return (self.index, *(f"{part}/*" for part in parts))
+        configs = [f"{part}/config.json" for part in _WEIGHED[self.kind] if part not in parts]
+        return (self.index, *configs, *(f"{part}/*" for part in parts))
 
 
 _UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -167,13 +168,22 @@ SOURCES: Mapping[str, Source] = {
                 _TEXT: "cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c",
             },
         ),
-        # No revision is pinned and no hash recorded: nobody here has read these files yet.
+        # Nobody here has read the files from here on. A hash stands where two who have nothing to
+        # do with each other publish the same one for a file: of SDXL's UNet, and below, of none.
         Source(
             name="sdxl",
             kind="sdxl",
             clip="clip-l14",
             licence="CreativeML Open RAIL++-M",
             repositories=("stabilityai/stable-diffusion-xl-base-1.0",),
+            revision="462165984030d82259a11f4367a4eed129e94a7b",
+            sha256={
+                _VAE: "1598f3d24932bcfe6634e8b618ea1e30ab1d57f5aad13a6d2de446d2199f2341",
+                _TEXT: "5c3d6454dd2d23414b56aa1b5858a72487a656937847b6fea8d0606d7a42cdbc",
+                "text_encoder_2/model.safetensors": (
+                    "3a6032f63d37ae02bbc74ccd6a27440578cd71701f96532229d0154f55a8d3ff"
+                ),
+            },
         ),
         Source(
             name="z-image",
@@ -224,9 +234,7 @@ def find(backbone: str) -> Source:
             )
         return Source(name=backbone, licence="unknown", folder=folder, kind=kind)
     if folder.is_file() or folder.suffix == ".safetensors":
-        found = single_file.identify(folder)
-        kind = SOURCES[found.architecture].kind
-        return Source(name=backbone, licence="unknown", file=folder, kind=kind)
+        return _of_file(backbone, folder)
     if is_hub_id(backbone) and not folder.parent.is_dir():
         return Source(
             name=backbone,
@@ -240,6 +248,15 @@ def find(backbone: str) -> Source:
         fix=f"{hint}known: {', '.join(SOURCES)}; or give a folder with model_index.json, a "
         ".safetensors file, or a hub id, OWNER/NAME",
     )
+
+
+def _of_file(name: str, file: Path) -> Source:
+    found = single_file.identify(file)
+    known = SOURCES[found.architecture]
+    if not found.is_transformer:
+        return Source(name=name, licence="unknown", file=file, kind=known.kind)
+    others = {part: sha for part, sha in known.sha256.items() if part.startswith(known.weighed[1:])}
+    return replace(known, name=name, licence="unknown", file=file, beside=known.name, sha256=others)
 
 
 def is_hub_id(backbone: str) -> bool:
@@ -350,83 +367,22 @@ def snapshot(source: Source, *, revision: str | None = None, allow_download: boo
             fix="reinstall the package, or give another --backbone",
         )
     own = os.environ.get("STYLE_WEIGHTS_DIR")
-    if own and (Path(own) / source.name / source.index).is_file():
-        return Path(own) / source.name
+    name = source.beside or source.name
+    if own and (Path(own) / name / source.index).is_file():
+        return Path(own) / name
     return _from_hub(source, revision, allow_download)
-
-
-def verify(source: Source, folder: Path) -> dict[str, str]:
-    """Hash every weight file of a snapshot and compare with what is recorded.
-
-    A shipped model records its hashes in ``SHA256SUMS`` beside its weights, and beside the changes
-    that were made to them. Where nothing is recorded, those count that the hub named its files by
-    when they were fetched: they tell damage since then, and nothing of where the files came from.
-
-    Returns:
-        File -> SHA-256.
-
-    Raises:
-        WeightsError: A file is missing, or is not the recorded one.
-    """
-    recorded = dict(source.sha256) or _summed(folder)
-    if not recorded:
-        recorded = _named_by_hub(folder)
-    found = _compared(source, folder, recorded)
-    if source.delta is not None:
-        changes = _compared(source, source.delta, _summed(source.delta))
-        if DELTA not in changes:
-            raise WeightsError(
-                f"{source.name}: no hash is recorded for {DELTA}", fix=_remedy(source)
-            )
-        found |= changes
-    return found
-
-
-def _summed(folder: Path) -> dict[str, str]:
-    """What the folder's own list of hashes says; nothing where it has none."""
-    sums = folder / SUMS
-    if not sums.is_file():
-        return {}
-    parts = [line.partition("  ") for line in sums.read_text().splitlines()]
-    return {name: digest for digest, _, name in parts}
-
-
-def _compared(source: Source, folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for name, wanted in recorded.items():
-        file = folder / name
-        if not file.is_file():
-            raise WeightsError(f"{source.name}: {name} is missing", fix=_remedy(source))
-        with file.open("rb") as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found[name] != wanted:
-            raise WeightsError(
-                f"{source.name}: {name} has SHA-256 {found[name][:12]}…, not {wanted[:12]}…",
-                fix=_remedy(source),
-            )
-    return found
-
-
-def _named_by_hub(folder: Path) -> dict[str, str]:
-    """The hub's cache names a large file after its SHA-256; plain folders have no such names."""
-    found = {}
-    for file in sorted(folder.rglob("*.safetensors")):
-        blob = file.resolve().name
-        if re.fullmatch(r"[0-9a-f]{64}", blob):
-            found[file.relative_to(folder).as_posix()] = blob
-    return found
-
-
-def _remedy(source: Source) -> str:
-    return "reinstall the package" if source.folder else f"style models pull {source.name}"
 
 
 def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
-    trouble, fix = "", f"style models pull {source.name}"
-    if source.name not in SOURCES:
+    trouble, what = "", f"the weights of {source.name} are"
+    fix = f"style models pull {source.name}"
+    if source.beside is not None:
+        what = f"what goes with the transformer in {source.name} is"
+        fix = f"style models pull {source.beside}, or for these parts alone {fix}"
+    elif source.name not in SOURCES:
         fix += ", or check the name if it is a folder's"
     for i, repository in enumerate(source.repositories):
         wanted = revision or (source.revision if i == 0 else None)
@@ -453,7 +409,7 @@ def _from_hub(source: Source, revision: str | None, allow_download: bool) -> Pat
         if _is_whole(source, Path(folder)):
             return Path(folder)
     raise WeightsError(
-        f"the weights of {source.name} are not on this machine: {source.repositories[0]}"
+        f"{what} not on this machine: {source.repositories[0]}"
         f"@{(revision or source.revision or 'main')[:12]} ({_needed(source)}){trouble}",
         fix=fix,
     )

@@ -1,19 +1,22 @@
-"""Checkpoints of Stable Diffusion that are one file, as trainers and web interfaces write them.
+"""Checkpoints that are one file, as trainers and web interfaces write them.
 
 A file says nothing of its configuration, so what it is has to be read off the names and sizes of
-its tensors. diffusers converts the names; that nothing is missing afterwards, and nothing left over
-in the UNet, is found out here.
+its tensors. Those of Stable Diffusion hold a whole model; diffusers converts their names, and that
+nothing is missing afterwards, and nothing left over in the UNet, is found out here. Others hold a
+transformer alone, and are read by `stylecli.backbone.transformer_files`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stylecli.backbone import headers, transformer_kinds
 from stylecli.backbone.architectures import ARCHITECTURES
+from stylecli.backbone.headers import Header
 from stylecli.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ _WORDS: Mapping[str, str] = {
 _REFINER = "conditioner.embedders.0.model."
 _FIRST = f"{UNET}input_blocks.0.0.weight"
 Prediction = Literal["epsilon", "v_prediction"]
+_OF_768 = (
+    "does not say what it predicts, and is taken for 2.1-base, which predicts noise; convert 2.1 "
+    "at 768 px, which predicts velocities, to a folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,15 @@ class Found:
         architecture: In `stylecli.backbone.architectures.ARCHITECTURES`.
         prediction: What it says that it answers with; None where it says nothing.
         is_zero_snr: Its noisiest level has no signal, by what it says.
+        is_transformer: It holds that alone.
+        doubt: What else it may be, for all that its tensors say.
     """
 
     architecture: str
     prediction: Prediction | None = None
     is_zero_snr: bool = False
+    is_transformer: bool = False
+    doubt: str | None = field(default=None, compare=False)
 
     @property
     def scheduler(self) -> dict[str, Any]:
@@ -61,18 +72,24 @@ def identify(file: Path) -> Found:
 
     Raises:
         WeightsError: Missing, a pickle, damaged, or without a part of a whole model.
-        UsageError: A LoRA, or a model that is told more than words.
+        UsageError: A LoRA, a model that is told more than words, or a transformer that this program
+            does not know.
     """
-    return _told(file, *_header(file))
+    return _told(file, headers.read(file))
 
 
-def _told(file: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Found:
+def _told(file: Path, header: Header) -> Found:
+    shapes, metadata = header.shapes, header.metadata
+    if (alone := transformer_kinds.told(file, header)) is not None:
+        doubt = transformer_kinds.doubt(file, header, alone)
+        return Found(alone, is_transformer=True, doubt=doubt)
     if not any(key.startswith(UNET) for key in shapes):
         if any("lora" in key for key in shapes):
             raise UsageError(f"{file} is a LoRA", fix="give it with --lora, and name its backbone")
         raise WeightsError(
             f"{file} is no checkpoint of Stable Diffusion: it has no {UNET} tensors",
-            fix="give a whole checkpoint, or a diffusers folder",
+            fix="give a whole checkpoint, a transformer of "
+            f"{', '.join(transformer_kinds.FAMILIES)}, or a diffusers folder",
         )
     name = next((name for stem, name in _WORDS.items() if _has(shapes, stem)), None)
     if name is None and _has(shapes, _REFINER):
@@ -92,27 +109,8 @@ def _told(file: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[s
     said = metadata.get("modelspec.prediction_type", "")
     is_v = said.startswith("v") or "v_pred" in shapes
     prediction: Prediction | None = "v_prediction" if is_v else "epsilon" if said else None
-    return Found(str(name), prediction, is_zero_snr="ztsnr" in shapes)
-
-
-def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise WeightsError(f"{file} does not exist", fix="check the path")
-    if file.suffix != ".safetensors":
-        raise WeightsError(
-            f"{file} is not a .safetensors file; pickles can run code and are refused",
-            fix="convert it where you trust it",
-        )
-    try:
-        with safe_open(file, framework="pt") as stream:
-            keys = stream.keys()
-            shapes = {key: tuple(stream.get_slice(key).get_shape()) for key in keys}
-            return shapes, dict(stream.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{file} cannot be read: {reason}", fix="copy it again") from error
+    doubt = _OF_768 if prediction is None and name == "sd21-base" else None
+    return Found(str(name), prediction, is_zero_snr="ztsnr" in shapes, doubt=doubt)
 
 
 def _has(shapes: Mapping[str, object], stem: str) -> bool:
@@ -121,8 +119,13 @@ def _has(shapes: Mapping[str, object], stem: str) -> bool:
 
 def fingerprint(file: Path) -> str:
     """Digest of all that the file holds."""
+    return sha256(file)[:16]
+
+
+def sha256(file: Path) -> str:
+    """The whole digest, as the hub names files."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def parts(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -139,8 +142,8 @@ def parts(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     import diffusers
     from diffusers.utils import logging
 
-    shapes, metadata = _header(file)
-    found = _told(file, shapes, metadata)
+    header = headers.read(file)
+    found = _told(file, header)
     pipeline: Any = getattr(diffusers, ARCHITECTURES[found.architecture].pipeline)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
@@ -168,7 +171,7 @@ def parts(file: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
                 f"{file}: the tensor of {name}/{empty[0]} is missing",
                 fix="copy the file again; nothing was filled in at random",
             )
-    own = sum(key.startswith(UNET) for key in shapes)
+    own = sum(key.startswith(UNET) for key in header.shapes)
     if own != len(made["unet"].state_dict()):
         raise WeightsError(
             f"{file}: its UNet has {own} tensors, and that of {found.architecture} "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -96,13 +96,19 @@ def fit_and_carry_out(
     Raises:
         UsageError: Nothing fits.
     """
-    from stylecli.engine.session import planning
-
-    # What is only shown needs no weights.
-    with planning() if running.dry_run else nullcontext():
+    with planned(running):
         resolved = fitted(resolved, gigabytes, running, prepare)
         prepared = prepare(running.recipe(resolved), console)
     carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)
+
+
+@contextmanager
+def planned(running: Running) -> Iterator[None]:
+    """Inside, what is only shown needs no weights."""
+    from stylecli.engine.session import planning
+
+    with planning() if running.dry_run else nullcontext():
+        yield
 
 
 def carry_out(
@@ -173,7 +179,7 @@ def carry_out_together(
             console.set_mode(quiet=True, debug=console.debug)
             status = follow(prepare, team)
         else:
-            with team.same_fate():
+            with team.same_fate(), planned(running):
                 prepared = prepare(team=team)
             try:
                 carry_out(prepared, resolved, dry_run=running.dry_run, submission=submission)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stylecli.artifacts.files import replacing
-from stylecli.backbone import registry
-from stylecli.backbone.registry import SUMS, Source
+from stylecli.backbone import hashes, registry
+from stylecli.backbone.hashes import SUMS
+from stylecli.backbone.registry import Source
 from stylecli.engine import metric_weights
 from stylecli.engine.context import Reporter
 from stylecli.errors import DiskFullError, InputError, OutputDiffersError
@@ -109,12 +110,14 @@ def _parcel(name: str, weights_dir: Path | None) -> Parcel:
         if name in registry.SOURCES:
             raise InputError(f"{name} ships with the package", fix="leave it out")
         raise InputError(f"{name} is a folder of yours", fix="copy it as it is")
+    if source.file is not None:
+        raise InputError(f"{name} is a file of yours", fix="copy it as it is")
     return _of_backbone(source)
 
 
 def _of_backbone(source: Source) -> Parcel:
     folder = registry.snapshot(source)
-    registry.verify(source, folder)
+    hashes.verify(source, folder)
     inside = sorted(
         {path for pattern in source.patterns for path in folder.glob(pattern) if path.is_file()}
     )

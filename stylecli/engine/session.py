@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stylecli.backbone import denoisers, hollow, registry, single_file
+from stylecli.backbone import denoisers, hollow, registry, single_file, transformer_files
 from stylecli.backbone.architectures import ARCHITECTURES, in_passing, on_paper
 from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.editors import opening
@@ -63,14 +63,14 @@ def _configs_of(source: registry.Source) -> Path:
     return on_paper(source.name)
 
 
-def _laid_out(file: Path, reporter: Reporter) -> Path:
+def _warn_of_doubt(file: Path, reporter: Reporter) -> None:
+    if (doubt := single_file.identify(file).doubt) is not None:
+        reporter.warn(f"{file.name} {doubt}")
+
+
+def _laid_out(file: Path) -> Path:
     """What a checkpoint of one file has not beside its weights."""
     found = single_file.identify(file)
-    if found.prediction is None and found.architecture == "sd21-base":
-        reporter.warn(
-            f"{file.name} does not say what it predicts, and is taken for 2.1-base, which predicts "
-            "noise; convert 2.1 at 768 px, which predicts velocities, to a folder"
-        )
     return in_passing(found.architecture, json.dumps(found.scheduler))
 
 
@@ -125,16 +125,18 @@ class Session:
         if set(kinds) <= set(registry.EDITING):
             source = registry.editing(source)
         registry.require(source, kinds)
-        if source.file is not None and not blank:
-            return cls(recipe, context, source, _laid_out(source.file, reporter))
         if blank:
             return cls(recipe, context, source, _configs_of(source), is_blank=True)
+        if source.file is not None:
+            _warn_of_doubt(source.file, reporter)
+            if source.beside is None:
+                return cls(recipe, context, source, _laid_out(source.file))
         try:
             folder = registry.snapshot(
                 source, revision=recipe.backbone.revision, allow_download=allow_download
             )
         except WeightsError as missing:
-            if not _PLANNING.get() or source.name not in ARCHITECTURES:
+            if not _PLANNING.get() or (source.beside or source.name) not in ARCHITECTURES:
                 raise
             reporter.warn(
                 "planned from the published configuration, as if nothing were done yet: "
@@ -148,11 +150,13 @@ class Session:
     def fingerprint(self) -> str:
         if self.is_blank:
             return "random"
-        if self.source.file is not None:
-            return single_file.fingerprint(self.source.file)
         if self.source.kind in registry.EDITING:
             return opening.fingerprint(self.source, self.folder)
-        return fingerprint(self.folder)
+        if self.source.file is None:
+            return fingerprint(self.folder)
+        if self.source.beside is None:
+            return single_file.fingerprint(self.source.file)
+        return transformer_files.fingerprint(self.source.file, self.folder)
 
     def check_steps(self, recipe: Recipe) -> None:
         """Find out before the work whether the model has these steps; its config alone is read.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stylecli.artifacts import glyphs
 from stylecli.artifacts.store import file_sha256
-from stylecli.backbone import inversion, loading, registry, sampling
+from stylecli.backbone import hashes, inversion, loading, sampling
 from stylecli.backbone.model import Backbone
 from stylecli.errors import UsageError
 from stylecli.evaluation.perceptual import (
@@ -240,7 +240,7 @@ def write_sums(folder: Path) -> None:
     """Record the SHA-256 of every file that a model is loaded from, as `sha256sum` prints them."""
     files = sorted(path for kind in LOADED for path in folder.rglob(kind))
     lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / registry.SUMS).write_text("".join(lines), encoding="utf-8")
+    (folder / hashes.SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def oversized(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stylecli.backbone.architectures import (
+from stylecli.backbone.configs import (
     CLIP_G,
     CLIP_H,
     CLIP_L,
@@ -21,7 +21,6 @@ from stylecli.backbone.architectures import (
     VAE_OF_XL,
 )
 from stylecli.backbone.denoisers.layer_sets import _hidream
-from stylecli.backbone.editors import kontext_layout
 
 _QWEN2_VL_TEXT: Mapping[str, Any] = {
     "vocab_size": 152064,
@@ -90,7 +89,7 @@ PARTS: Mapping[str, Mapping[str, tuple[Callable[[], nn.Module], int]]] = {
     "hidream-o1": {"all": (partial(_hidream, CONFIGS["hidream-o1"]), 7_568_405_504)},
     "flux1-kontext": {
         "transformer": (
-            partial(_diffusers, "FluxTransformer2DModel", kontext_layout.CONFIG),
+            partial(_diffusers, "FluxTransformer2DModel", CONFIGS["flux1-kontext"]),
             11_901_408_320,
         ),
         "vae": (partial(_diffusers, "AutoencoderKL", VAE_OF_FLUX), 83_819_683),

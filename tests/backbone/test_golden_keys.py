@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tests.backbone.full_size import PARTS, on_paper
 
@@ -20,12 +20,17 @@ CASES = [(name, part) for name, parts in PARTS.items() for part in parts]
 
 
 def listed(model: nn.Module) -> str:
+    """`counted`, of a model."""
+    return counted(model.state_dict())
+
+
+def counted(state: Mapping[str, Tensor]) -> str:
     """A line for each name and shape; layers that differ in their numbers alone share one."""
-    counted: Counter[str] = Counter()
-    for name, tensor in model.state_dict().items():
+    found: Counter[str] = Counter()
+    for name, tensor in state.items():
         shape = "x".join(map(str, tensor.shape)) or "scalar"
-        counted[f"{re.sub(r'(?<=[.])[0-9]+(?=[.])', '#', name)} {shape}"] += 1
-    return "".join(f"{line} *{count}\n" for line, count in sorted(counted.items()))
+        found[f"{re.sub(r'(?<=[.])[0-9]+(?=[.])', '#', name)} {shape}"] += 1
+    return "".join(f"{line} *{count}\n" for line, count in sorted(found.items()))
 
 
 @pytest.mark.parametrize(("name", "part"), CASES)

@@ -171,7 +171,7 @@ FIRST: Mapping[tuple[str, Format], str] = {
     ("z-image", "comfy"): "diffusion_model.layers.0.attention.to_q.lora_A.weight",
     ("z-image", "peft"): "base_model.model.layers.0.attention.to_q.lora_A.weight",
     ("flux2", "diffusers"): "transformer.transformer_blocks.0.ff_context.linear_in.lora_B.weight",
-    ("flux2", "comfy"): "diffusion_model.single_transformer_blocks.0.attn.to_out.lora_A.weight",
+    ("flux2", "comfy"): "transformer.single_transformer_blocks.0.attn.to_out.lora_A.weight",
     ("flux2", "peft"): "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight",
     ("unet", "diffusers"): (
         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"

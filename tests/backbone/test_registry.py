@@ -10,7 +10,8 @@ import huggingface_hub.constants
 import pytest
 
 from stylecli.backbone import registry
-from stylecli.backbone.registry import SOURCES, find, require, snapshot, verify
+from stylecli.backbone.hashes import verify
+from stylecli.backbone.registry import SOURCES, find, require, snapshot
 from stylecli.errors import UsageError, WeightsError
 from tests.conftest import Style
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stylecli.backbone import registry
+from stylecli.backbone import hashes, registry
 from stylecli.engine import bundling, metric_weights
 from stylecli.engine.bundling import parcels
 from stylecli.errors import DiskFullError, InputError, OutputDiffersError, WeightsError
@@ -67,7 +67,7 @@ def test_what_comes_out_is_found_and_verified(
     source = registry.find("z-image")
     folder = registry.snapshot(source)
     assert folder == there / "z-image"
-    assert set(registry.verify(source, folder)) >= {"transformer/model.safetensors"}
+    assert set(hashes.verify(source, folder)) >= {"transformer/model.safetensors"}
     assert not (folder / "README.md").exists()
     for name in ("alexnet", "dinov2-base", "qwen2-vl-7b-words"):
         assert metric_weights.verify(WEIGHTS[name])[0].is_relative_to(there)
@@ -77,7 +77,7 @@ def test_what_comes_out_is_found_and_verified(
         data[-1] ^= 1
         victim.write_bytes(bytes(data))
     with pytest.raises(WeightsError, match=r"vae/model\.safetensors has SHA-256"):
-        registry.verify(source, folder)
+        hashes.verify(source, folder)
     with pytest.raises(WeightsError, match="has SHA-256"):
         metric_weights.verify(WEIGHTS["dinov2-base"])
 

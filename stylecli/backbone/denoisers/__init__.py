@@ -59,7 +59,7 @@ def open(  # noqa: A001 - always named with its module
     """
     if source.kind in FLOWS:
         kind = latent_flow(source.kind)
-        return kind.load(folder, device=device, dtype=dtype, variant=variant)
+        return kind.load(folder, device=device, dtype=dtype, variant=variant, file=source.file)
     if source.kind == "hidream":
         from stylecli.backbone.denoisers.hidream_o1 import HiDreamO1
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from stylecli.backbone import transformer_files
 from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
@@ -33,12 +34,20 @@ class Flux2Klein(LatentFlow):
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        file: Path | None = None,
     ) -> Self:
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
         scheduler = flow_scheduler(folder)
-        model = load_part(Flux2Transformer2DModel, folder, "transformer", dtype, variant)
+        model = transformer_files.load(
+            Flux2Transformer2DModel, folder, dtype, variant=variant, file=file
+        )
         vae = load_part(AutoencoderKLFlux2, folder, "vae", torch.float32, variant)
         text = Qwen.load(folder, device=device, dtype=dtype, thinks=False, is_padded=True)
         for part in (model, vae):

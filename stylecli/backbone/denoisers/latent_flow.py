@@ -45,9 +45,15 @@ class LatentFlow(Flow):
     @classmethod
     @abstractmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        file: Path | None = None,
     ) -> Self:
-        """Frozen, from a diffusers folder.
+        """Frozen, from a diffusers folder, or with the transformer of a file.
 
         Raises:
             WeightsError: Missing, damaged or of another model.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stylecli.backbone import transformer_files
 from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
@@ -32,12 +33,20 @@ class ZImage(LatentFlow):
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        file: Path | None = None,
     ) -> Self:
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         scheduler = flow_scheduler(folder)
-        model = load_part(ZImageTransformer2DModel, folder, "transformer", dtype, variant)
+        model = transformer_files.load(
+            ZImageTransformer2DModel, folder, dtype, variant=variant, file=file
+        )
         vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
         text = Qwen.load(folder, device=device, dtype=dtype, thinks=True, is_padded=False)
         for part in (model, vae):

@@ -278,6 +278,7 @@ def load(
     text_length: int | None = None,
     quantize: Quantize = "none",
     variant: str | None = None,
+    file: Path | None = None,
 ) -> FluxKontext:
     """Load FLUX.1-Kontext from a local diffusers folder, frozen and strictly.
 
@@ -290,6 +291,7 @@ def load(
         text_length: Tokens of every prompt, padded; default: 512, as T5 was trained.
         quantize: In how many bits the transformer's frozen weights are kept.
         variant: Weight file variant, such as fp16.
+        file: What has the transformer's weights instead of the folder.
 
     Raises:
         RecipeError: More tokens than the model was trained with.
@@ -307,7 +309,9 @@ def load(
             f"route.text_length {length}: {name} reads {TEXT_LENGTH} tokens at most",
             fix=f"--set route.text_length={TEXT_LENGTH}",
         )
-    model = open_transformer(folder, device=device, dtype=dtype, quantize=quantize, variant=variant)
+    model = open_transformer(
+        folder, device=device, dtype=dtype, quantize=quantize, variant=variant, file=file
+    )
     return FluxKontext(
         model,
         folder,

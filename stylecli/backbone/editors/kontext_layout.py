@@ -16,18 +16,6 @@ from stylecli.errors import RecipeError
 
 # Cells of the latent that make one token, a side.
 PATCH = 2
-# FLUX.1-Kontext-dev's transformer: what costs and tests need where no weights are.
-CONFIG: Mapping[str, Any] = {
-    "in_channels": 64,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": True,
-    "axes_dims_rope": (16, 56, 56),
-}
 _DOUBLE, _SINGLE = r"transformer_blocks\.\d+\.", r"single_transformer_blocks\.\d+\."
 _ATTN_DOUBLE = rf"{_DOUBLE}attn\.to_(q|k|v|out\.0)"
 _ATTN_SINGLE = rf"{_SINGLE}attn\.to_[qkv]"

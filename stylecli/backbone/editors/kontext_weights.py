@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from stylecli.backbone import transformer_files
 from stylecli.backbone.editors.eight_bits import in_eight_bits
 from stylecli.backbone.loading import load_part
 from stylecli.errors import UsageError
@@ -25,10 +26,12 @@ def open_transformer(
     dtype: torch.dtype,
     quantize: Quantize,
     variant: str | None,
+    file: Path | None = None,
 ) -> Any:
     """Frozen, in eval mode, on the device.
 
     Args:
+        file: What has the weights instead of the folder.
         quantize: nf4 keeps the blocks' weights in 4 bits, through bitsandbytes; fp8 in 8, here.
 
     Raises:
@@ -38,9 +41,16 @@ def open_transformer(
     from diffusers import FluxTransformer2DModel
 
     if quantize == "nf4":
+        if file is not None:
+            raise UsageError(
+                f"route.quantize nf4 reads diffusers folders, and {file} is one file",
+                fix="--set route.quantize=fp8, or name a folder",
+            )
         model = _in_four_bits(FluxTransformer2DModel, folder, device, dtype, variant)
     else:
-        model = load_part(FluxTransformer2DModel, folder, "transformer", dtype, variant)
+        model = transformer_files.load(
+            FluxTransformer2DModel, folder, dtype, variant=variant, file=file
+        )
     model.requires_grad_(False).eval()
     if quantize == "fp8":
         in_eight_bits(model, device)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from stylecli.backbone import loading
+from stylecli.backbone import loading, transformer_files
 from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.registry import Source
@@ -25,6 +25,8 @@ def fingerprint(source: Source, folder: Path) -> str:
     """
     if source.kind == "edit-unet":
         return unet_edit.fingerprint(folder, source.delta)
+    if source.file is not None:
+        return transformer_files.fingerprint(source.file, folder)
     return loading.fingerprint(folder)
 
 
@@ -70,6 +72,7 @@ def open(  # noqa: A001 - always named with its module
             text_length=FLUX_TOKENS if text_length is None else text_length,
             quantize=quantize,
             variant=variant,
+            file=source.file,
         )
     if quantize != "none":
         raise RecipeError(

@@ -85,16 +85,21 @@ def _pull(name: str, weights_dir: Path | None) -> None:
         row = {"name": name, "kind": "metric", "output": str(path), "bytes": held}
         console.result(row)
         return
-    from stylecli.backbone import registry
+    from stylecli.backbone import hashes, registry
 
     source = _known(name, weights_dir)
+    if source.file is not None and source.beside is None:
+        raise UsageError(f"{name} is a whole model already", fix="use it: --backbone " + name)
     folder = registry.snapshot(source, allow_download=True)
-    verified = registry.verify(source, folder)
+    verified = hashes.verify(source, folder)
     held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    is_recorded = bool(source.sha256 or source.folder)
-    known = "as recorded" if is_recorded else "as the hub names them, none recorded here"
-    hashes = f"hashes {known}" if verified else "no hashes are recorded"
-    console.note(f"{size(held)}, {hashes}")
+    known = len(verified) if source.folder else len(source.sha256.keys() & verified)
+    said = "hashes as recorded"
+    if known < len(verified):
+        said = f"hashes as the hub names them, {known or 'none'} recorded here"
+    if not verified:
+        said = "no hashes are recorded"
+    console.note(f"{size(held)}, {said}")
     row = {"name": name, "kind": "backbone", "backbone": name}
     console.result({**row, "output": str(folder), "bytes": held})
 
@@ -138,7 +143,10 @@ def models_bundle(
 
 @examples("style models verify pocket", "style models verify metrics/inception --json")
 def models_verify(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
-    """Read every weight file again and compare its hash with the recorded one."""
+    """Read every weight file again and compare its hash with the recorded one.
+
+    Of a .safetensors file it is told which model it is, and a transformer's tensors are counted.
+    """
     if name.startswith(METRICS):
         from stylecli.engine import metric_weights
 
@@ -146,11 +154,14 @@ def models_verify(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
         row = {"file": str(path), "sha256": digest, "ok": True}
         console.result(row, text=f"ok  {path}")
         return
-    from stylecli.backbone import registry
+    from stylecli.backbone import hashes, registry
 
     source = _known(name, weights_dir)
+    if source.file is not None:
+        _verify_file(source.file)
+        return
     folder = registry.snapshot(source)
-    verified = registry.verify(source, folder)
+    verified = hashes.verify(source, folder)
     if not verified:
         raise WeightsError(
             f"no hashes are recorded for {name}",
@@ -160,6 +171,22 @@ def models_verify(name: NameArg, weights_dir: WeightsDirOpt = None) -> None:
         )
     for file, digest in verified.items():
         console.result({"file": file, "sha256": digest, "ok": True}, text=f"ok  {file}")
+
+
+def _verify_file(file: Path) -> None:
+    """Nothing is recorded of files that others made; what they hold is told, and their hash."""
+    from stylecli.backbone import single_file, transformer_files
+
+    found = single_file.identify(file)
+    held = "a whole model"
+    if found.is_transformer:
+        transformer_files.check(file)
+        held = "its transformer alone, all tensors of it"
+    if found.doubt is not None:
+        console.warn(f"{file.name} {found.doubt}")
+    digest = single_file.sha256(file)
+    row = {"file": str(file), "sha256": digest, "ok": True, "backbone": found.architecture}
+    console.result({**row, "holds": held}, text=f"ok  {file}: {found.architecture}, {held}")
 
 
 @examples("style doctor", "style doctor --backbone pocket --json")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stylecli.artifacts import files, store
 from stylecli.backbone import lora, lora_algebra, lora_layouts, registry
-from stylecli.backbone.architectures import CONFIGS
+from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers import layer_sets, layers_in, layers_of
 from stylecli.backbone.linears import Layer
 from stylecli.backbone.lora_layouts import Lora

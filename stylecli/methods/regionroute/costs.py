@@ -65,7 +65,7 @@ def parameters(config: Mapping[str, Any]) -> tuple[int, int]:
     """Numbers in the blocks' linear layers, and in all else.
 
     Args:
-        config: Of a ``FluxTransformer2DModel``, such as `kontext_layout.CONFIG`.
+        config: Of a ``FluxTransformer2DModel``, of which one is in `configs.CONFIGS`.
     """
     d = _width(config)
     head, seen = config["attention_head_dim"], config["in_channels"]

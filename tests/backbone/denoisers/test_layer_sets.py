@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stylecli.backbone.architectures import CONFIGS
+from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers.layer_sets import _hidream, layers_in, layers_of
 from stylecli.backbone.linears import matching
 from stylecli.backbone.registry import SOURCES

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Generator
 
+from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers.flow import shifted
 from stylecli.backbone.editors import kontext_layout as layout
 from stylecli.errors import RecipeError
@@ -78,7 +79,7 @@ def full_size() -> Any:
     from diffusers import FluxTransformer2DModel
 
     with torch.device("meta"):
-        return FluxTransformer2DModel(**layout.CONFIG)
+        return FluxTransformer2DModel(**CONFIGS["flux1-kontext"])
 
 
 @pytest.mark.parametrize(

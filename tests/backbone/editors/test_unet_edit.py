@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from stylecli.backbone import objective, registry
+from stylecli.backbone import hashes, objective, registry
 from stylecli.backbone.editors import delta as deltas
 from stylecli.backbone.editors import opening, unet_edit
 from stylecli.backbone.editors.base import Text
@@ -413,7 +413,7 @@ def test_a_missing_delta_is_missing_weights(base: Path, changes: Path, tmp_path:
 def test_both_lists_of_hashes_are_compared(base: Path, changes: Path, tmp_path: Path) -> None:
     def sums(folder: Path, name: str) -> None:
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        (folder / registry.SUMS).write_text(f"{digest}  {name}\n")
+        (folder / hashes.SUMS).write_text(f"{digest}  {name}\n")
 
     own, changed = tmp_path / "own", tmp_path / "changed"
     shutil.copytree(base, own)
@@ -422,9 +422,9 @@ def test_both_lists_of_hashes_are_compared(base: Path, changes: Path, tmp_path: 
     weights = "unet/diffusion_pytorch_model.safetensors"
     sums(own, weights)
     with pytest.raises(WeightsError, match=r"no hash is recorded for delta\.safetensors"):
-        registry.verify(source, own)
+        hashes.verify(source, own)
     sums(changed, DELTA)
-    assert registry.verify(source, own).keys() == {weights, DELTA}
+    assert hashes.verify(source, own).keys() == {weights, DELTA}
     (changed / DELTA).write_bytes(b"other")
     with pytest.raises(WeightsError, match=r"delta\.safetensors has SHA-256"):
-        registry.verify(source, own)
+        hashes.verify(source, own)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stylecli.backbone.architectures import CONFIGS
+from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers.layer_sets import layers_of
 from stylecli.backbone.linears import Layer
 from stylecli.backbone.registry import ASSETS

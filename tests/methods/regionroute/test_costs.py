@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stylecli.backbone.editors.kontext_layout import CONFIG, paths
+from stylecli.backbone.configs import CONFIGS
+from stylecli.backbone.editors.kontext_layout import paths
 from stylecli.methods.regionroute import costs
 from stylecli.methods.regionroute.costs import Step
 from tests.small import noise
 
+CONFIG = CONFIGS["flux1-kontext"]
 TERA, GIB = 1e12, 2**30
 # Side in pixels and tokens of text -> FLOPs of a pair: forward, step, step with checkpointing, and
 # the probe's share of a step where all layers record.
