@@ -15,6 +15,7 @@ from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.loading import load_part
+from stylecli.recipe.strict import Quantize
 
 # The state before the last layer.
 TEXT_LAYERS = (-2,)
@@ -32,14 +33,21 @@ class ZImage(LatentFlow):
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device, dtype: torch.dtype, variant: str | None = None
+        cls,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        variant: str | None = None,
+        quantize: Quantize = "none",
     ) -> Self:
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         scheduler = flow_scheduler(folder)
-        model = load_part(ZImageTransformer2DModel, folder, "transformer", dtype, variant)
+        bits: Any = {"quantize": quantize, "device": device}
+        model = load_part(ZImageTransformer2DModel, folder, "transformer", dtype, variant, **bits)
         vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
-        text = Qwen.load(folder, device=device, dtype=dtype, thinks=True, is_padded=False)
+        text = Qwen.load(folder, dtype=dtype, thinks=True, is_padded=False, **bits)
         for part in (model, vae):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)

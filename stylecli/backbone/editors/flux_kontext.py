@@ -24,11 +24,11 @@ from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.editors import kontext_layout as layout
 from stylecli.backbone.editors.base import AfterStep, Text
 from stylecli.backbone.editors.kontext_text import Encoders, t5_tokenizer
-from stylecli.backbone.editors.kontext_weights import Quantize, open_transformer
 from stylecli.backbone.loading import load_part
 from stylecli.backbone.probe import flux
 from stylecli.backbone.probe.base import twice
 from stylecli.errors import RecipeError, WeightsError
+from stylecli.recipe.strict import Quantize
 
 # Tokens of a prompt, where nobody says; T5 was trained with as many.
 TEXT_LENGTH = 512
@@ -296,6 +296,7 @@ def load(
         UsageError: A quantization that this machine has no means for.
         WeightsError: Missing, damaged or of another model.
     """
+    from diffusers import FluxTransformer2DModel
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -307,9 +308,17 @@ def load(
             f"route.text_length {length}: {name} reads {TEXT_LENGTH} tokens at most",
             fix=f"--set route.text_length={TEXT_LENGTH}",
         )
-    model = open_transformer(folder, device=device, dtype=dtype, quantize=quantize, variant=variant)
+    model = load_part(
+        FluxTransformer2DModel,
+        folder,
+        "transformer",
+        dtype,
+        variant,
+        quantize=quantize,
+        device=device,
+    )
     return FluxKontext(
-        model,
+        model.requires_grad_(False).eval().to(device),
         folder,
         fingerprint=fingerprint,
         device=device,

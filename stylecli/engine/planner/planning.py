@@ -23,6 +23,7 @@ from stylecli.engine.planner.passes import Passes
 from stylecli.engine.planner.work import Work
 from stylecli.engine.session import Session
 from stylecli.recipe.schema import Injection, Lora
+from stylecli.recipe.strict import Quantize
 
 
 def planner(
@@ -56,6 +57,7 @@ def planner(
         context.device.type,
         session.source.kind,
         recipe.sampling.size,
+        recipe.backbone.quantize,
     )
     work = Work.of(recipe, rows, jobs, items=items, size_px=size_px, multiple_px=passes.multiple_px)
     return Planner(passes, recipe, work, _clock(context.device), libraries=libraries)
@@ -87,7 +89,9 @@ def fitting(
         gigabytes=gigabytes,
         items=items,
         learns=work.loras > 0 or work.is_gallery,
-        is_gpu=session.context.device.type == "cuda" and session.source.kind not in FLOWS,
+        can_wait=session.context.device.type == "cuda"
+        and session.source.kind not in FLOWS
+        and recipe.backbone.quantize == "none",
         kept=kept,
         checkpointing=CHECKPOINTING_OF_GALLERY if work.is_gallery else CHECKPOINTING,
     )
@@ -102,9 +106,12 @@ def _passes(
     kind: str,
     model: Kind,
     size_px: int,
+    quantize: Quantize,
 ) -> tuple[Passes, int]:
     """And what this process held once all libraries were there, before anything was walked."""
-    passes = Passes(folder, dtype, injection, lora, kind, model=model, size_px=size_px)
+    passes = Passes(
+        folder, dtype, injection, lora, kind, model=model, size_px=size_px, quantize=quantize
+    )
     return passes, memory.libraries()
 
 
