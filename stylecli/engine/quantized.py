@@ -53,7 +53,7 @@ def refuse_unfit(
         )
     if source.kind == "edit-unet":
         raise RecipeError(
-            f"{said}: {source.name} edits with a UNet, whose weights are changed first",
+            f"{said}: {source.name} edits with a UNet, whose weights stay whole",
             fix=quantizing.LEAVE_OUT,
         )
     own = recipe.device
@@ -64,7 +64,7 @@ def refuse_unfit(
         )
     if own.offload != "none":
         raise RecipeError(
-            f"device.offload {own.offload} moves whole weights, and {said} keeps scales beside them",
+            f"device.offload {own.offload} moves whole weights, which {said} has not",
             fix=f"--set device.offload=none, or {quantizing.LEAVE_OUT}",
         )
     if own.compile != "none" and quantize == "nf4":

@@ -72,7 +72,7 @@ def open(  # noqa: A001 - always named with its module
         )
     if quantize != "none":
         raise RecipeError(
-            f"backbone.quantize {quantize}: {name} edits with a UNet, whose weights are changed first",
+            f"backbone.quantize {quantize}: {name} edits with a UNet, whose weights stay whole",
             fix=quantizing.LEAVE_OUT,
         )
     editor = unet_edit.load(
