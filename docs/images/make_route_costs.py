@@ -30,7 +30,8 @@ def table() -> str:
 
 
 def _cells(name: str) -> tuple[str, ...]:
-    route = load(name).recipe.route
+    recipe = load(name).recipe
+    route, quantize = recipe.route, recipe.backbone.quantize
     train, side = route.train, route.data.resolution or NATIVE_PX
     text = TEXT if route.text_length is None else route.text_length
     step = costs.Step(train.micro_batch, (side // TOKEN_PX) ** 2, text)
@@ -38,13 +39,13 @@ def _cells(name: str) -> tuple[str, ...]:
     once = costs.training(CONFIG, step, checkpointing=again)
     probe = costs.probing(CONFIG, step, layers=LAYERS, checkpointing=again)
     memory = costs.memory(
-        CONFIG, step, checkpointing=again, quantize=route.quantize, rank=route.lora.rank
+        CONFIG, step, checkpointing=again, quantize=quantize, rank=route.lora.rank
     )
     return (
         f"`{name}`",
         f"{side} px",
         str(step.tokens),
-        "bfloat16" if route.quantize == "none" else route.quantize,
+        "bfloat16" if quantize == "none" else quantize,
         f"{train.accumulation * (once + probe) / PETA:.2g} PFLOP",
         f"{100 * probe / once:.0f} %",
         f"{memory.total / GIB:.0f} GiB",

@@ -27,6 +27,7 @@ from stylecli.backbone.model import Backbone
 from stylecli.backbone.registry import Source
 from stylecli.errors import WeightsError
 from stylecli.recipe.schema import Injection
+from stylecli.recipe.strict import Quantize
 
 
 @dataclass(eq=False)
@@ -127,6 +128,7 @@ def load(
     dtype: torch.dtype,
     size_px: int,
     variant: str | None = None,
+    quantize: Quantize = "none",
 ) -> FlowBackbone:
     """Load a flow for painting, strictly.
 
@@ -138,12 +140,18 @@ def load(
         dtype: Of the transformer and the text encoder.
         size_px: Short side of the pictures that are to be made; see `schedule`.
         variant: Weight file variant, such as bf16.
+        quantize: How the frozen weights of the transformer and the text encoder are kept.
 
     Raises:
+        UsageError: This machine cannot quantise so.
         WeightsError: Missing, damaged or of another model.
     """
-    flow: Any = denoisers.open(source, folder, device=device, dtype=dtype, variant=variant)
-    return of(flow, name=Path(source.name).name, fingerprint=fingerprint, size_px=size_px)
+    flow: Any = denoisers.open(
+        source, folder, device=device, dtype=dtype, variant=variant, quantize=quantize
+    )
+    made = of(flow, name=Path(source.name).name, fingerprint=fingerprint, size_px=size_px)
+    made.quantize = quantize
+    return made
 
 
 def of(flow: LatentFlow, *, name: str, fingerprint: str, size_px: int) -> FlowBackbone:

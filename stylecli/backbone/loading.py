@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stylecli.backbone import single_file
+from stylecli.backbone import quantizing, single_file
 from stylecli.backbone.model import Backbone
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.sdxl import SdxlBackbone
 from stylecli.errors import WeightsError
+from stylecli.recipe.strict import Quantize
 
 # What a UNet says that is told the size of the picture and the words as a whole.
 OF_SDXL = "text_time"
 COPY_AGAIN = "copy or pull the folder again"
+MAIN_MEMORY = torch.device("cpu")
 
 
 def load(
@@ -35,6 +37,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
+    quantize: Quantize = "none",
     file: Path | None = None,
     is_resident: bool = True,
     is_editor: bool = False,
@@ -48,12 +51,14 @@ def load(
         device: Where it computes.
         dtype: Of the UNet and the text encoder.
         variant: Weight file variant, such as fp16.
+        quantize: In how many bits the UNet's frozen weights are; not those of a file.
         file: A checkpoint that has all weights; of the folder the rest is taken.
         is_resident: All weights go to the device at once; else they stay in main memory until
             `stylecli.backbone.tuning.tune` has decided.
         is_editor: The UNet may see more than the latents that it denoises.
 
     Raises:
+        UsageError: This machine cannot quantise so.
         WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape; or
             the UNet has to be told what nobody here can tell it.
     """
@@ -68,7 +73,15 @@ def load(
         parts = single_file.parts(file, folder, dtype)
     else:
         parts = {
-            "unet": load_part(UNet2DConditionModel, folder, "unet", dtype, variant),
+            "unet": load_part(
+                UNet2DConditionModel,
+                folder,
+                "unet",
+                dtype,
+                variant,
+                quantize=quantize,
+                device=device,
+            ),
             "vae": load_part(AutoencoderKL, folder, "vae", torch.float32, variant),
             "text_encoder": load_part(CLIPTextModel, folder, "text_encoder", dtype, variant),
         }
@@ -88,6 +101,7 @@ def load(
         "schedule": schedule,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
     }
     if unet.config.addition_embed_type == OF_SDXL:
         cls, part = CLIPTextModelWithProjection, "text_encoder_2"
@@ -237,9 +251,10 @@ def load_part(
     variant: str | None = None,
     *,
     ignored: Collection[str] = (),
-    placed: Mapping[str, Any] | None = None,
+    quantize: Quantize = "none",
+    device: torch.device = MAIN_MEMORY,
 ) -> Any:
-    """One model of a diffusers folder, on the CPU where `placed` does not say otherwise.
+    """One model of a diffusers folder, in main memory; quantised, on a device.
 
     Args:
         cls: Of diffusers or transformers.
@@ -248,9 +263,11 @@ def load_part(
         dtype: Of the weights.
         variant: Weight file variant, such as fp16.
         ignored: Tensors that files may hold and nobody wants.
-        placed: What the library is told of quantization, and of where that happens.
+        quantize: How frozen weights are kept.
+        device: Where they are quantised.
 
     Raises:
+        UsageError: This machine cannot quantise so.
         WeightsError: Files missing or unreadable, a tensor missing, unknown or of another shape.
     """
     where = folder / part
@@ -271,6 +288,7 @@ def load_part(
             + (f"; {pickled.name} is a pickle, which can run code" if pickled else ""),
             fix="get the safetensors files of this model, or convert the pickle where you trust it",
         )
+    told = quantizing.told(cls, quantize, device, dtype)
     try:
         model, info = cls.from_pretrained(
             where,
@@ -281,7 +299,7 @@ def load_part(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # but told of, and refused below by name
             **({} if part.startswith("text_encoder") else {"low_cpu_mem_usage": True}),
-            **(placed or {}),
+            **told,
         )
     except Exception as error:  # the libraries raise many kinds for a damaged folder
         reason = _damage(where) or f"cannot be loaded: {_first_line(error)}"
@@ -300,7 +318,7 @@ def load_part(
                 f"{folder.name}/{part}: tensor {sorted(keys)[0]} is {what}{more}",
                 fix="copy or pull the folder again; nothing was filled in at random",
             )
-    return model
+    return model if quantize == "none" else quantizing.settled(model, quantize)
 
 
 def _only_variant(where: Path) -> str | None:

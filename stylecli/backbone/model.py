@@ -16,6 +16,7 @@ from stylecli.backbone.exchange import Exchange
 from stylecli.backbone.levels import Schedule
 from stylecli.backbone.offload import Offload
 from stylecli.recipe.schema import Injection
+from stylecli.recipe.strict import Quantize
 
 
 @dataclass(eq=False)
@@ -28,6 +29,7 @@ class Backbone:
     Attributes:
         fingerprint: Digest of every weight and config file; part of each result's identity.
         device: Where it computes; weights may wait elsewhere.
+        quantize: How the frozen weights of the denoiser are kept.
         max_rows: Rows that pass together, and pictures; None is all that are asked for.
         channels_last: The layout of weights and of what they see.
         offload: Where weights wait; None is on the device.
@@ -44,10 +46,16 @@ class Backbone:
     schedule: Schedule
     device: torch.device
     dtype: torch.dtype
+    quantize: Quantize = "none"
     max_rows: int | None = None
     channels_last: bool = True
     offload: Offload | None = None
     tuned: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What the model computes with besides its files: part of each result's identity."""
+        return precision(self.dtype, self.quantize)
 
     @property
     def parts(self) -> Mapping[str, Sequence[nn.Module]]:
@@ -183,6 +191,11 @@ class Backbone:
             return_dict=False,
         )[0]
         return cast(Tensor, output)
+
+
+def precision(dtype: torch.dtype, quantize: Quantize) -> dict[str, str]:
+    """The type of a model's numbers, and how its weights are kept where that is not as usual."""
+    return {"dtype": str(dtype), **({} if quantize == "none" else {"quantize": quantize})}
 
 
 def tokenized(tokenizer: Any, prompts: list[str]) -> Any:

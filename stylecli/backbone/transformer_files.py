@@ -18,9 +18,11 @@ from stylecli.backbone import headers, loading, original_names, single_file
 from stylecli.backbone import transformer_kinds as kinds
 from stylecli.backbone.architectures import ARCHITECTURES
 from stylecli.backbone.headers import Header
+from stylecli.backbone.loading import MAIN_MEMORY
 from stylecli.backbone.original_names import Family, Place
 from stylecli.backbone.transformer_kinds import FAMILIES, PART
 from stylecli.errors import UsageError, WeightsError
+from stylecli.recipe.strict import Quantize
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Of Lumina 2, from which Z-Image comes: some files still have it, and no layer reads it.
@@ -34,22 +36,28 @@ def load(
     *,
     variant: str | None = None,
     file: Path | None = None,
+    quantize: Quantize = "none",
+    device: torch.device = MAIN_MEMORY,
 ) -> Any:
-    """A transformer on the CPU.
+    """A transformer in main memory; quantised, on a device.
 
     Args:
         cls: Of diffusers.
         folder: A diffusers folder; beside a file it needs no more of this part than its config.
         dtype: Of the weights.
         variant: Of the folder's weight files, such as bf16.
-        file: What has the weights, under the names that its authors gave them.
+        file: What has the weights, under the names that its authors gave them; it is read whole.
+        quantize: How a folder's frozen weights are kept.
+        device: Where they are quantised.
 
     Raises:
         WeightsError: Missing or unreadable; a tensor is missing, unknown or of another shape.
         UsageError: The file is something else.
     """
     if file is None:
-        return loading.load_part(cls, folder, PART, dtype, variant)
+        return loading.load_part(
+            cls, folder, PART, dtype, variant, quantize=quantize, device=device
+        )
     header = headers.read(file)
     name = _told(file, header)
     shapes = _empty(cls, folder)

@@ -12,6 +12,7 @@ raised.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -178,6 +179,9 @@ def _calm_libraries(*, online: bool) -> None:
     if not console.debug:
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        # Of kernels for other machines, wherever these happen to be installed.
+        for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
 

@@ -55,7 +55,7 @@ def invert(
         wanted,
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "inversion": recipe.inversion.model_dump(),
             "size": recipe.sampling.size,
             "steps": recipe.sampling.steps,
@@ -112,7 +112,7 @@ def train_lora(
     planned = plan.build(
         "train-lora",
         wanted,
-        decisive={"model": session.fingerprint, "dtype": str(session.context.dtype)},
+        decisive={"model": session.fingerprint, **session.precision},
         seed=recipe.sampling.seed,
         output=destination.path,
         name=destination.name or f"{{folder}}/{{style}}{suffix(recipe.lora)}",

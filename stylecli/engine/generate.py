@@ -199,7 +199,7 @@ def generate(
         wanted,
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "recipe": _decisive(recipe, with_masks=first.has_masks),
         },
         seed=recipe.sampling.seed,

@@ -124,8 +124,7 @@ class Finder:
             if settings[key] is not None:
                 settings[key] = named[settings[key]]
         if registry.uses_backbone(self.name):
-            found["model"] = self.session.fingerprint
-            found["dtype"] = str(self.session.context.dtype)
+            found |= {"model": self.session.fingerprint, **self.session.precision}
         return found
 
     def described(self) -> dict[str, Any]:

@@ -35,7 +35,6 @@ ROUTE: Mapping[str, Any] = {
     **dict.fromkeys(("backbone", "device"), True),
     "route": {
         "text_length": True,
-        "quantize": True,
         "loss": {"layers", "gamma", "kappa"},
         "apply": True,
     },

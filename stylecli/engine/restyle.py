@@ -225,7 +225,7 @@ def prepare(
         ],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "recipe": asking.decisive(
                 recipe, with_masks=any(task.painting.has_masks for task in tasks)
             ),

@@ -22,9 +22,10 @@ from stylecli.backbone.editors.unet_edit import UnetEdit
 from stylecli.backbone.layers import self_attention
 from stylecli.backbone.levels import Schedule
 from stylecli.backbone.loading import fingerprint, load, scheduler_config, see_whole
-from stylecli.backbone.model import Backbone
+from stylecli.backbone.model import Backbone, precision
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
+from stylecli.engine import quantized
 from stylecli.engine.context import Reporter, RunContext, resolve
 from stylecli.errors import RecipeError, UsageError, WeightsError
 from stylecli.methods.stylegallery.visits import visits
@@ -115,8 +116,9 @@ class Session:
             blank: Do without weights; within `planning` that is done where they are missing.
 
         Raises:
-            UsageError: No such device, it cannot compute in that type, or the command cannot use
-                this kind of model.
+            UsageError: No such device, it cannot compute in that type or with weights in fewer
+                bits, or the command cannot use this kind of model.
+            RecipeError: Settings that do not go with weights in fewer bits.
             InputError: No such backbone.
             WeightsError: The weights are not on this machine, or a file of them was cut off.
         """
@@ -125,6 +127,7 @@ class Session:
         if set(kinds) <= set(registry.EDITING):
             source = registry.editing(source)
         registry.require(source, kinds)
+        quantized.refuse_unfit(recipe, source, kinds, context.device, is_blank=blank)
         if blank:
             return cls(recipe, context, source, _configs_of(source), is_blank=True)
         if source.file is not None:
@@ -157,6 +160,11 @@ class Session:
         if self.source.beside is None:
             return single_file.fingerprint(self.source.file)
         return transformer_files.fingerprint(self.source.file, self.folder)
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """As the loaded model's, for keys."""
+        return precision(self.context.dtype, self.recipe.backbone.quantize)
 
     def check_steps(self, recipe: Recipe) -> None:
         """Find out before the work whether the model has these steps; its config alone is read.
@@ -268,6 +276,7 @@ class Session:
             device=self.context.device,
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
+            quantize=self.recipe.backbone.quantize,
             file=self.source.file,
             is_resident=self._is_resident,
         )
@@ -303,6 +312,7 @@ class Session:
             dtype=self.context.dtype,
             size_px=self.recipe.sampling.size,
             variant=self.recipe.backbone.variant,
+            quantize=self.recipe.backbone.quantize,
         )
         self._tune(loaded)
         return loaded
@@ -354,7 +364,7 @@ class Session:
             dtype=self.context.dtype,
             variant=self.recipe.backbone.variant,
             text_length=route.text_length,
-            quantize=route.quantize,
+            quantize=self.recipe.backbone.quantize,
             is_resident=self._is_resident,
         )
         if isinstance(opened, UnetEdit):
@@ -393,6 +403,8 @@ class Session:
         yield "tiles", "large pictures in tiles", {"tiling": True}
         if self.context.device.type != "cuda" or self.source.kind in registry.FLOWS:
             return  # others compute where weights would wait
+        if self.recipe.backbone.quantize != "none":
+            return  # only whole weights are moved
         if self.device.offload == "none":
             yield "parts", "with only the part at work on the GPU", {"offload": "parts"}
         yield "blocks", "with only the block at work on the GPU", {"offload": "blocks"}

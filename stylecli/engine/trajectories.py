@@ -71,7 +71,7 @@ def identity(
     return {
         "schema_version": SCHEMA_VERSION,
         "model": backbone.fingerprint,
-        "dtype": str(backbone.dtype),
+        **backbone.precision,
         "device": backbone.device.type,
         "scheduler": dict(backbone.schedule.config),
         "scaling_factor": backbone.scaling_factor,

@@ -206,9 +206,6 @@ class Route(Strict):
         description="Tokens of an instruction; default: the model's own. Experts are used with "
         "the length they learned with.",
     )
-    quantize: Literal["none", "nf4", "fp8"] = Field(
-        "none", description="Of FLUX's frozen weights: 4 or 8 bits, for memory."
-    )
     data: Data = Data()
     lora: Lora = Lora()
     loss: Loss = Loss()

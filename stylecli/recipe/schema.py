@@ -20,7 +20,17 @@ from stylecli.recipe.gallery import Dfcc, Gallery, Matching
 from stylecli.recipe.i2l import I2L
 from stylecli.recipe.route import Route
 from stylecli.recipe.scoring import Evaluate
-from stylecli.recipe.strict import Count, Levels, Pixels, Positive, Strict, Timestep, Unit, Weight
+from stylecli.recipe.strict import (
+    Count,
+    Levels,
+    Pixels,
+    Positive,
+    Quantize,
+    Strict,
+    Timestep,
+    Unit,
+    Weight,
+)
 
 # Autoencoders have nothing to say about smaller squares.
 MIN_CROP_PX = 32
@@ -36,6 +46,11 @@ class Backbone(Strict):
     )
     revision: str | None = Field(None, description="Commit of the hub repository; default: pinned.")
     variant: str | None = Field(None, description="Weight file variant, such as fp16.")
+    quantize: Quantize = Field(
+        "none",
+        description="Frozen weights of the denoiser, and of a language model that reads prompts, "
+        "in fewer bits: int8, or nf4 on an NVIDIA GPU (extra `quant`).",
+    )
 
 
 class Device(Strict):

@@ -21,6 +21,9 @@ AttentionLayers = (
     Literal["last_six", "from_anchor", "all"] | Annotated[tuple[Count, ...], Field(min_length=1)]
 )
 
+# How frozen weights are kept: as they are, in 8 bits (torchao) or in 4 (bitsandbytes).
+Quantize = Literal["none", "int8", "nf4"]
+
 
 class Strict(BaseModel):
     """A section: unknown keys are refused, values never change."""

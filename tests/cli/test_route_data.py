@@ -24,6 +24,7 @@ from tests.engine.route.data.test_stylists import Negative
 
 pytestmark = pytest.mark.slow
 
+LOADED = {"dtype": "torch.float32"}
 SMALL = ("--images", 3, "--val", 1, "--size", 48)
 
 
@@ -91,7 +92,7 @@ def test_photographs_are_restyled_by_the_backbones_editor(
     def opening(recipe: Any, *_: object, **said: object) -> SimpleNamespace:
         opened.append((recipe.backbone.id, said["kinds"]))
         context = SimpleNamespace(dtype=torch.float32)
-        return SimpleNamespace(editor=editor, fingerprint="f", context=context)
+        return SimpleNamespace(editor=editor, fingerprint="f", context=context, precision=LOADED)
 
     monkeypatch.setattr("stylecli.engine.route.data.prepare.Session.open", opening)
     done = style("route-data", photos.voc(tmp_path / "voc"), "-o", tmp_path / "set", "--images", 2,
@@ -107,7 +108,7 @@ def test_photographs_are_restyled_by_the_backbones_editor(
     assert {one[1]["steps"] for one in editor.asked if isinstance(one, tuple)} == {7}
     about = json.loads((tmp_path / "set" / items.MARK).read_text())
     facts = about["created_with"]["facts"]["styles"][0][2]
-    loaded = {"model": "f", "dtype": "torch.float32", "text_length": 64, "quantize": "none"}
+    loaded = {"model": "f", "text_length": 64, **LOADED}
     assert loaded.items() <= facts.items()
 
 
@@ -119,7 +120,10 @@ def test_too_little_memory_for_the_editor_has_a_status_of_its_own(
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     opened = SimpleNamespace(
-        editor=Large(), fingerprint="f", context=SimpleNamespace(dtype=torch.float32)
+        editor=Large(),
+        fingerprint="f",
+        context=SimpleNamespace(dtype=torch.float32),
+        precision=LOADED,
     )
     monkeypatch.setattr("stylecli.engine.route.data.prepare.Session.open", lambda *_, **__: opened)
     done = style("route-data", photos.voc(tmp_path / "voc"), "-o", tmp_path / "set", "--images", 2,

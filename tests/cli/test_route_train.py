@@ -261,7 +261,7 @@ def test_styles_may_have_spaces_between_them(train: Train, tmp_path: Path) -> No
         (("-o", "e/", "--styles", "lineart"), 2, "has no style lineart"),
         (("-o", "e/", "--set", "route.lora.targets=double"), 2, "targets double"),
         (("-o", "e/", "--set", "route.loss.layers=nothing"), 2, "nothing"),
-        (("-o", "e/", "--set", "route.quantize=nf4"), 2, "quantize"),
+        (("-o", "e/", "--set", "backbone.quantize=int8"), 2, "quantize"),
         (("-o", "e/", "--engine", "ray"), 2, "this makes experts"),
         (("-o", "e/", "--dtype", "float16"), 2, "float16"),
         (("-o", "e/", "--backbone", "sd15"), 2, "draws from words alone"),
@@ -304,7 +304,7 @@ def test_a_set_without_pairs_or_with_words_too_long_is_refused(
 def test_settings_of_making_and_using_are_none_of_training() -> None:
     """A new one that is none of training's fails here."""
     said = deciding.decisive(Route())
-    assert set(said) == {"text_length", "quantize", "data", "lora", "loss", "train"}
+    assert set(said) == {"text_length", "data", "lora", "loss", "train"}
     assert set(said["data"]) == {"resolution"}
 
 

@@ -11,6 +11,7 @@ from stylecli.backbone.denoisers.base import Applied, Branch, Denoiser, Weightin
 from stylecli.backbone.denoisers.latent_flow import LatentFlow
 from stylecli.backbone.denoisers.layer_sets import layers_in, layers_of
 from stylecli.backbone.registry import FLOWS, Kind, Source
+from stylecli.recipe.strict import Quantize
 
 __all__ = [
     "Applied",
@@ -43,6 +44,7 @@ def open(  # noqa: A001 - always named with its module
     dtype: torch.dtype = torch.float32,
     fingerprint: str = "",
     variant: str | None = None,
+    quantize: Quantize = "none",
 ) -> Denoiser:
     """Load a model for i2L, frozen and strictly: no tensor is missing, unknown or misshapen.
 
@@ -53,13 +55,22 @@ def open(  # noqa: A001 - always named with its module
         dtype: Of the UNet or transformer and of the text encoder; autoencoders are float32.
         fingerprint: Of the folder; kept by UNets.
         variant: Weight file variant, such as fp16.
+        quantize: How the frozen weights of a `LatentFlow` are kept.
 
     Raises:
+        UsageError: This machine cannot quantise so.
         WeightsError: Missing, damaged or of another model.
     """
     if source.kind in FLOWS:
         kind = latent_flow(source.kind)
-        return kind.load(folder, device=device, dtype=dtype, variant=variant, file=source.file)
+        return kind.load(
+            folder,
+            device=device,
+            dtype=dtype,
+            variant=variant,
+            file=source.file,
+            quantize=quantize,
+        )
     if source.kind == "hidream":
         from stylecli.backbone.denoisers.hidream_o1 import HiDreamO1
 

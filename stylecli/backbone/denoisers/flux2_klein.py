@@ -17,6 +17,7 @@ from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.loading import load_part
+from stylecli.recipe.strict import Quantize
 
 TEXT_LAYERS = (9, 18, 27)
 # Black Forest Labs' fit of how far times are shifted: for 10 and for 200 steps a line over the
@@ -41,15 +42,17 @@ class Flux2Klein(LatentFlow):
         dtype: torch.dtype,
         variant: str | None = None,
         file: Path | None = None,
+        quantize: Quantize = "none",
     ) -> Self:
         from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 
         scheduler = flow_scheduler(folder)
+        bits: Any = {"quantize": quantize, "device": device}
         model = transformer_files.load(
-            Flux2Transformer2DModel, folder, dtype, variant=variant, file=file
+            Flux2Transformer2DModel, folder, dtype, variant=variant, file=file, **bits
         )
         vae = load_part(AutoencoderKLFlux2, folder, "vae", torch.float32, variant)
-        text = Qwen.load(folder, device=device, dtype=dtype, thinks=False, is_padded=True)
+        text = Qwen.load(folder, dtype=dtype, thinks=False, is_padded=True, **bits)
         for part in (model, vae):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)

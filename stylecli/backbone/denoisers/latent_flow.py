@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stylecli.backbone.denoisers.flow import Flow
 from stylecli.backbone.denoisers.qwen import Qwen
+from stylecli.recipe.strict import Quantize
 
 # Cells of the autoencoder that make one token, a side.
 PATCH = 2
@@ -52,10 +53,20 @@ class LatentFlow(Flow):
         dtype: torch.dtype,
         variant: str | None = None,
         file: Path | None = None,
+        quantize: Quantize = "none",
     ) -> Self:
         """Frozen, from a diffusers folder, or with the transformer of a file.
 
+        Args:
+            folder: From `stylecli.backbone.registry.snapshot`.
+            device: Where it computes.
+            dtype: Of the transformer and the text encoder.
+            variant: Weight file variant, such as bf16.
+            file: What has the transformer's weights instead of the folder.
+            quantize: How the frozen weights of both are kept.
+
         Raises:
+            UsageError: This machine cannot quantise so.
             WeightsError: Missing, damaged or of another model.
         """
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stylecli.backbone.loading import load_part
 from stylecli.errors import WeightsError
+from stylecli.recipe.strict import Quantize
 
 # Of a prompt; what is longer is cut.
 MOST_TOKENS = 512
@@ -40,10 +41,12 @@ class Qwen:
         dtype: torch.dtype,
         thinks: bool,
         is_padded: bool,
+        quantize: Quantize = "none",
     ) -> Qwen:
         """From ``text_encoder/`` and ``tokenizer/``.
 
         Raises:
+            UsageError: This machine cannot quantise so.
             WeightsError: Missing, damaged or of another model.
         """
         from transformers import AutoTokenizer, Qwen3Model
@@ -60,7 +63,15 @@ class Qwen:
                 fix="pull the folder again: tokenizer_config.json or chat_template.jinja has it",
             )
         # Files of the whole language model hold a head, which nobody reads here.
-        model = load_part(Qwen3Model, folder, "text_encoder", dtype, ignored=("lm_head.weight",))
+        model = load_part(
+            Qwen3Model,
+            folder,
+            "text_encoder",
+            dtype,
+            ignored=("lm_head.weight",),
+            quantize=quantize,
+            device=device,
+        )
         model.requires_grad_(False).eval().to(device)
         return cls(model, tokenizer, thinks=thinks, is_padded=is_padded)
 

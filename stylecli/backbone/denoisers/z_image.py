@@ -16,6 +16,7 @@ from stylecli.backbone.denoisers.latent_flow import PATCH, LatentFlow
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.denoisers.qwen import Qwen
 from stylecli.backbone.loading import load_part
+from stylecli.recipe.strict import Quantize
 
 # The state before the last layer.
 TEXT_LAYERS = (-2,)
@@ -40,15 +41,17 @@ class ZImage(LatentFlow):
         dtype: torch.dtype,
         variant: str | None = None,
         file: Path | None = None,
+        quantize: Quantize = "none",
     ) -> Self:
         from diffusers import AutoencoderKL, ZImageTransformer2DModel
 
         scheduler = flow_scheduler(folder)
+        bits: Any = {"quantize": quantize, "device": device}
         model = transformer_files.load(
-            ZImageTransformer2DModel, folder, dtype, variant=variant, file=file
+            ZImageTransformer2DModel, folder, dtype, variant=variant, file=file, **bits
         )
         vae = load_part(AutoencoderKL, folder, "vae", torch.float32, variant)
-        text = Qwen.load(folder, device=device, dtype=dtype, thinks=True, is_padded=False)
+        text = Qwen.load(folder, dtype=dtype, thinks=True, is_padded=False, **bits)
         for part in (model, vae):
             part.requires_grad_(False).eval().to(device)
         return cls(model, vae, text, scheduler, device=device, dtype=dtype)

@@ -19,16 +19,17 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from stylecli.backbone import transformer_files
 from stylecli.backbone.denoisers.flow import visited
 from stylecli.backbone.denoisers.parts import flow_scheduler, pictures
 from stylecli.backbone.editors import kontext_layout as layout
 from stylecli.backbone.editors.base import AfterStep, Text
 from stylecli.backbone.editors.kontext_text import Encoders, t5_tokenizer
-from stylecli.backbone.editors.kontext_weights import Quantize, open_transformer
 from stylecli.backbone.loading import load_part
 from stylecli.backbone.probe import flux
 from stylecli.backbone.probe.base import twice
 from stylecli.errors import RecipeError, WeightsError
+from stylecli.recipe.strict import Quantize
 
 # Tokens of a prompt, where nobody says; T5 was trained with as many.
 TEXT_LENGTH = 512
@@ -298,6 +299,7 @@ def load(
         UsageError: A quantization that this machine has no means for.
         WeightsError: Missing, damaged or of another model.
     """
+    from diffusers import FluxTransformer2DModel
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -309,11 +311,17 @@ def load(
             f"route.text_length {length}: {name} reads {TEXT_LENGTH} tokens at most",
             fix=f"--set route.text_length={TEXT_LENGTH}",
         )
-    model = open_transformer(
-        folder, device=device, dtype=dtype, quantize=quantize, variant=variant, file=file
+    model = transformer_files.load(
+        FluxTransformer2DModel,
+        folder,
+        dtype,
+        variant=variant,
+        file=file,
+        quantize=quantize,
+        device=device,
     )
     return FluxKontext(
-        model,
+        model.requires_grad_(False).eval().to(device),
         folder,
         fingerprint=fingerprint,
         device=device,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from stylecli.backbone import loading, transformer_files
+from stylecli.backbone import loading, quantizing, transformer_files
 from stylecli.backbone.editors import unet_edit
 from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.registry import Source
 from stylecli.errors import RecipeError
+from stylecli.recipe.strict import Quantize
 
-Quantize = Literal["none", "nf4", "fp8"]
 FLUX_TOKENS = 512
 
 
@@ -76,8 +75,8 @@ def open(  # noqa: A001 - always named with its module
         )
     if quantize != "none":
         raise RecipeError(
-            f"route.quantize {quantize} is for FLUX, and {name} is a UNet",
-            fix="--set route.quantize=none",
+            f"backbone.quantize {quantize}: {name} edits with a UNet, whose weights stay whole",
+            fix=quantizing.LEAVE_OUT,
         )
     editor = unet_edit.load(
         name,

@@ -102,7 +102,7 @@ def prepare(
         [_wanted(one, asked) for one in wanted],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "kind": asked.kind,
             "levels": [[level.asked, level.timestep] for level in places.levels],
             "layers": list(places.layers),

@@ -244,7 +244,7 @@ class Analyst:
         backbone, canvas, dfcc = self._backbone, sitter.canvas, recipe.dfcc
         seen = {
             "model": backbone.fingerprint,
-            "dtype": str(backbone.dtype),
+            **backbone.precision,
             "device": backbone.device.type,
             "scheduler": dict(backbone.schedule.config),
             "scaling_factor": backbone.scaling_factor,

@@ -111,7 +111,7 @@ def gallery(
         ],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             **_decisive(usual.recipe, usual.networks),
         },
         seed=recipe.sampling.seed,

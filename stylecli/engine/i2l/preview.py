@@ -93,7 +93,7 @@ def _by_transformer(
         ],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "sampling": recipe.sampling.model_dump(include=_SAMPLING),
         },
         seed=recipe.sampling.seed,

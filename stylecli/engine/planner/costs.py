@@ -128,7 +128,7 @@ class Planner:
     @cached_property
     def _start(self) -> float:
         # Loading the libraries took this process as long as it will take the run.
-        return self._started * (1 + LOADING) + sum(self._passes.weights.values()) / READ_RATE
+        return self._started * (1 + LOADING) + self._passes.stored / READ_RATE
 
     def _seconds(self, phase: Phase, settings: Device) -> tuple[float, float]:
         """Of a phase, and of that what was timed."""
@@ -171,7 +171,7 @@ class Planner:
         levels = self.recipe.sampling.steps + 1
         latents = 4.0 * settings.batch * levels * cells * passes.latent_channels
         trajectory = latents if "inversion" in work.rows else 0.0
-        loras = 4.0 * passes.lora_numbers * min(work.looks, LOADED)
+        loras = 4.0 * passes.lora_numbers * min(work.looks, LOADED) + passes.widened
         if not self._is_gpu:
             # Read ahead, at work, and waiting to be written.
             canvases = min(work.items, 4 * settings.batch)

@@ -48,7 +48,7 @@ def choose(
     gigabytes: float,
     items: int,
     learns: bool,
-    is_gpu: bool,
+    can_wait: bool,
     kept: Collection[str] = (),
     checkpointing: str = CHECKPOINTING,
 ) -> Choice:
@@ -60,7 +60,7 @@ def choose(
         gigabytes: Of the GPU where it computes on one, else of the process.
         items: A batch of more would be filled up in vain.
         learns: Gradients are followed, and keeping less for them is a choice.
-        is_gpu: Weights may wait in main memory.
+        can_wait: Weights may wait in main memory.
         kept: Keys that the user decided.
         checkpointing: The key of that choice.
 
@@ -69,7 +69,7 @@ def choose(
     """
     least = math.inf
     best: tuple[tuple[int, int, int], Choice] | None = None
-    for values in _candidates(recipe, items, kept, checkpointing, learns=learns, is_gpu=is_gpu):
+    for values in _candidates(recipe, items, kept, checkpointing, learns=learns, can_wait=can_wait):
         own = {key.removeprefix("device."): v for key, v in values.items() if key != checkpointing}
         cost = planner.cost(
             recipe.device.model_copy(update=own), checkpointing=bool(values[checkpointing])
@@ -98,7 +98,7 @@ def _candidates(
     checkpointing: str,
     *,
     learns: bool,
-    is_gpu: bool,
+    can_wait: bool,
 ) -> Iterator[dict[str, Any]]:
     """All combinations; what would change nothing here stands as it is, and rows at their most."""
     device = recipe.device
@@ -110,7 +110,7 @@ def _candidates(
         "device.batch": batches,
         "device.max_rows": [None, *_powers(guided * batches[-1])],
         "device.tiling": [False, True],
-        "device.offload": ["none", "parts", "blocks"] if is_gpu else [device.offload],
+        "device.offload": ["none", "parts", "blocks"] if can_wait else [device.offload],
         checkpointing: [False, True] if learns else [usual],
     }
     own = {key: getattr(device, key.removeprefix("device.")) for key in KEYS[:-1]}

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from stylecli.backbone import hollow, lora_fitting, tuning
+from stylecli.backbone import hollow, lora_fitting, quantizing, tuning
 from stylecli.backbone.adapters import Adapters
 from stylecli.backbone.hollow import META
-from stylecli.backbone.registry import Kind
+from stylecli.backbone.registry import FLOWS, Kind
 from stylecli.engine.planner.walk import Walked, walked
 from stylecli.recipe.schema import Device, Injection, Lora
+from stylecli.recipe.strict import Quantize
 
 ADAPTER = "planned"
 
@@ -62,6 +64,7 @@ class Passes:
         *,
         model: Kind = "unet",
         size_px: int = 512,
+        quantize: Quantize = "none",
     ) -> None:
         """Read the configs of a backbone.
 
@@ -73,7 +76,10 @@ class Passes:
             kind: Of the device that will compute.
             model: What the folder holds.
             size_px: Short side of the pictures.
+            quantize: How the frozen weights will be kept; passes are walked with whole ones.
         """
+        self._quantize = quantize
+        self._reads_at_length = model in FLOWS
         self._backbone = hollow.backbone(model, folder, dtype=dtype, size_px=size_px)
         self._injection = injection
         self._kind = kind
@@ -109,11 +115,26 @@ class Passes:
     def weights(self) -> dict[str, int]:
         """Bytes of each part's frozen weights."""
         backbone = self._backbone
+        # CLIP stays whole, a language model does not.
+        of_words = self._quantize if self._reads_at_length else "none"
         return {
-            "unet": _weight(backbone.unet),
+            "unet": _weight(backbone.unet, self._quantize),
             "vae": _weight(backbone.vae),
-            "text": sum(map(_weight, self._encoders)),
+            "text": sum(_weight(one, of_words) for one in self._encoders),
         }
+
+    @cached_property
+    def stored(self) -> int:
+        """Bytes that are read, whatever becomes of them."""
+        return sum(map(_weight, (self._backbone.unet, self._backbone.vae, *self._encoders)))
+
+    @cached_property
+    def widened(self) -> int:
+        """Bytes of the largest matrix that is widened for its products."""
+        if self._quantize == "none":
+            return 0
+        linears = (m for m in self._backbone.unet.modules() if isinstance(m, nn.Linear))
+        return max(linear.weight.nbytes for linear in linears)
 
     @property
     def _encoders(self) -> list[Any]:
@@ -275,5 +296,5 @@ def _add_adapter(unet: Any, lora: Lora) -> None:
             parameter.data = parameter.data.to(unet.dtype)
 
 
-def _weight(part: Any) -> int:
-    return sum(p.nbytes for name, p in part.named_parameters() if ".lora_" not in name)
+def _weight(part: Any, quantize: Quantize = "none") -> int:
+    return sum(quantizing.weight_bytes(part, quantize).values())

@@ -23,6 +23,7 @@ from stylecli.engine.planner.passes import Passes
 from stylecli.engine.planner.work import Work
 from stylecli.engine.session import Session
 from stylecli.recipe.schema import Injection, Lora
+from stylecli.recipe.strict import Quantize
 
 # Roles of inputs that are read as LoRAs of the model.
 LORAS = ("lora", "accelerator")
@@ -61,6 +62,7 @@ def planner(
         context.device.type,
         session.source.kind,
         recipe.sampling.size,
+        recipe.backbone.quantize,
     )
     for lora_file in {one.path for job in jobs for one in job.inputs if one.role in LORAS}:
         passes.refuse_unfit(lora_file)
@@ -94,7 +96,9 @@ def fitting(
         gigabytes=gigabytes,
         items=items,
         learns=work.loras > 0 or work.is_gallery,
-        is_gpu=session.context.device.type == "cuda" and session.source.kind not in FLOWS,
+        can_wait=session.context.device.type == "cuda"
+        and session.source.kind not in FLOWS
+        and recipe.backbone.quantize == "none",
         kept=kept,
         checkpointing=CHECKPOINTING_OF_GALLERY if work.is_gallery else CHECKPOINTING,
     )
@@ -109,9 +113,12 @@ def _passes(
     kind: str,
     model: Kind,
     size_px: int,
+    quantize: Quantize,
 ) -> tuple[Passes, int]:
     """And what this process held once all libraries were there, before anything was walked."""
-    passes = Passes(folder, dtype, injection, lora, kind, model=model, size_px=size_px)
+    passes = Passes(
+        folder, dtype, injection, lora, kind, model=model, size_px=size_px, quantize=quantize
+    )
     return passes, memory.libraries()
 
 

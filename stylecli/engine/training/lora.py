@@ -116,7 +116,7 @@ def identity(
         {
             "kind": "lora with colours",
             "model": backbone.fingerprint,
-            "dtype": str(backbone.dtype),
+            **backbone.precision,
             **({"tuned": tuned} if tuned else {}),
             "pictures": [[picture.sha256, picture.caption] for picture in pictures],
             "settings": decisive,

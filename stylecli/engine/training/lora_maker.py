@@ -219,6 +219,8 @@ def _write(job: Job, made: Made, settings: Lora, seed: int, backbone: Backbone) 
         "standard_error": round(fitted.standard_error, 6),
     }
     sections: dict[str, Any] = {"lora": settings.model_dump(), "sampling": {"seed": seed}}
+    if backbone.quantize != "none":
+        sections["backbone"] = {"quantize": backbone.quantize}
     if made.together > 1:
         sections["device"] = {"batch": made.together}
     made_by = provenance(job, sections, backbone, captions=made.captions, training=figures)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from stylecli.recipe.strict import Quantize
 
 # A fused kernel's way back computes five products where the way there has two.
 BACK = 2.5
@@ -17,7 +19,6 @@ BACK = 2.5
 KEPT = 46.0
 # bitsandbytes keeps a number of 4 bits a weight, and a scale of 4 bytes for each 64.
 NF4_BYTES = 0.5 + 4 / 64
-Weights = Literal["none", "nf4", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +126,10 @@ def probing(
     return step.pairs * there * (1 + BACK + checkpointing)
 
 
-def weights(config: Mapping[str, Any], quantize: Weights) -> int:
+def weights(config: Mapping[str, Any], quantize: Quantize) -> int:
     """Bytes of the frozen transformer, in bfloat16 but for its blocks' linear layers."""
     blocks, rest = parameters(config)
-    each = {"none": 2.0, "fp8": 1.0, "nf4": NF4_BYTES}[quantize]
+    each = {"none": 2.0, "int8": 1.0, "nf4": NF4_BYTES}[quantize]
     return int(blocks * each + rest * 2)
 
 
@@ -137,7 +138,7 @@ def memory(
     step: Step,
     *,
     checkpointing: bool,
-    quantize: Weights = "none",
+    quantize: Quantize = "none",
     rank: int = 4,
 ) -> Memory:
     """Bytes at the peak of a step of training, text encoders and autoencoder let go."""

@@ -371,7 +371,7 @@ def test_settings_of_transformers_are_refused(base: Path, changes: Path) -> None
     assert opened(source, text_length=16).text_length == 16
     with pytest.raises(RecipeError, match="text_length 8: mine always reads 16"):
         opened(source, text_length=8)
-    with pytest.raises(RecipeError, match=r"route\.quantize nf4 is for FLUX"):
+    with pytest.raises(RecipeError, match=r"backbone\.quantize nf4: mine edits with a UNet"):
         opened(source, quantize="nf4")
 
 

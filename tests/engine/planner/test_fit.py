@@ -54,7 +54,7 @@ def fit(
         gigabytes=gigabytes,
         items=items,
         learns=True,
-        is_gpu=True,
+        can_wait=True,
         kept=kept,
     )
 
@@ -104,7 +104,7 @@ def test_with_memory_to_spare_nothing_is_spared() -> None:
 
 
 def test_what_is_kept_for_gradients_is_a_choice_of_a_gallery_too() -> None:
-    options: dict[str, Any] = {"items": 8, "learns": True, "is_gpu": True}
+    options: dict[str, Any] = {"items": 8, "learns": True, "can_wait": True}
     key = CHECKPOINTING_OF_GALLERY
     found = choose(Model(), Recipe(), gigabytes=1000, checkpointing=key, **options)
     assert found.values.keys() == {*KEYS, key} - {CHECKPOINTING}
@@ -121,7 +121,7 @@ def test_what_the_user_decided_is_kept_and_is_no_choice() -> None:
     assert values.keys() == set(KEYS) - {"device.batch", "device.tiling"}
     model = Model()
     choose(
-        model, recipe, gigabytes=8, items=8, learns=True, is_gpu=True,
+        model, recipe, gigabytes=8, items=8, learns=True, can_wait=True,
         kept=("device.batch", "device.tiling"),
     )  # fmt: skip
     assert {(device.batch, device.tiling) for device, _ in model.asked} == {(2, True)}
@@ -140,7 +140,7 @@ def test_where_nothing_fits_the_least_is_told() -> None:
 def test_what_would_change_nothing_is_left_alone() -> None:
     model = Model(1)
     recipe = Recipe()
-    choose(model, recipe, gigabytes=100, items=1, learns=False, is_gpu=False)
+    choose(model, recipe, gigabytes=100, items=1, learns=False, can_wait=False)
     assert {device.offload for device, _ in model.asked} == {"none"}
     assert {checkpointing for _, checkpointing in model.asked} == {False}
     assert {device.batch for device, _ in model.asked} == {1}

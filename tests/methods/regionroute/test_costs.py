@@ -137,4 +137,4 @@ def test_recipes_fit_the_memory_in_their_names() -> None:
     assert fast.total < 0.9 * 120 * GIB
     assert half.weights / GIB == pytest.approx(22.2, abs=0.05)
     assert half.kept / GIB == pytest.approx(57 * 2 * 8704 * 3072 * 2 / GIB)
-    assert costs.weights(CONFIG, "fp8") / GIB == pytest.approx(11.2, abs=0.2)
+    assert costs.weights(CONFIG, "int8") / GIB == pytest.approx(11.2, abs=0.2)

@@ -73,7 +73,7 @@ def i2l_train(
         [Wanted(inputs)],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "i2l": pupil.decisive(settings),
             # What comes of another beginning is not what these settings alone would give.
             **({"forced": True} if force_resume else {}),

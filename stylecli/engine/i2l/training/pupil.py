@@ -79,7 +79,7 @@ def identity(settings: I2L, session: Session, init: Path | None) -> str:
         {
             "settings": said,
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "seed": session.recipe.sampling.seed,
             "init": None if init is None else store.file_sha256(init),
         }

@@ -100,9 +100,8 @@ def route_apply(
         ],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "text_length": length,
-            "quantize": recipe.route.quantize,
             "recipe": _decisive(recipe, explain),
         },
         seed=recipe.sampling.seed,

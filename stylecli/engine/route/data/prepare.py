@@ -178,9 +178,8 @@ def _editor(asked: Asked, reporter: Reporter) -> Restyler:
             lambda: session.editor,
             {
                 "model": session.fingerprint,
-                "dtype": str(session.context.dtype),
+                **session.precision,
                 "text_length": asked.recipe.route.text_length,
-                "quantize": asked.recipe.route.quantize,
             },
             asked.recipe.route.apply,
             tries=asked.tries or 1,

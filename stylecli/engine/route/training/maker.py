@@ -284,10 +284,12 @@ class ExpertMaker:
         header = experts.header(style.id)
         context = session.context
         model = Model(session.source.name, session.fingerprint, context.device, context.dtype)
-        sections = {
+        sections: dict[str, Any] = {
             "route": deciding.decisive(self._settings),
             "sampling": {"seed": session.recipe.sampling.seed},
         }
+        if (quantize := session.recipe.backbone.quantize) != "none":
+            sections["backbone"] = {"quantize": quantize}
         training = self._facts(style, figures)
         if (made_by := provenance(job, sections, model, training=training)) is not None:
             header[store.KEY] = to_json(made_by)

@@ -74,7 +74,7 @@ def route_train(
         ],
         decisive={
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "route": deciding.decisive(settings),
             # What comes of another beginning is not what these settings alone would give.
             **({"forced": True} if force_resume else {}),

@@ -67,7 +67,7 @@ def identity(session: Session) -> str:
         {
             "settings": said,
             "model": session.fingerprint,
-            "dtype": str(session.context.dtype),
+            **session.precision,
             "seed": session.recipe.sampling.seed,
         }
     )

@@ -164,7 +164,7 @@ def test_rows_of_a_manifest_say_what_to_do_with_their_content(desk: Desk) -> Non
         ({}, "nothing says what to do"),
         ({"instruction": CAT, "style": "photo1.png"}, "style is a column"),
         ({"instruction": CAT, "sampling.seed": 3}, "no use for"),
-        ({"instruction": CAT, "route.quantize": "nf4"}, "no use for"),
+        ({"instruction": CAT, "backbone.quantize": "nf4"}, "no use for"),
         ({"instruction": CAT, "route.apply.steps": 0}, "route.apply.steps"),
     ],
 )
