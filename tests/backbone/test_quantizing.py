@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from stylecli.backbone.quantizing import WHOLE, Int8Linear
 from stylecli.backbone.registry import find
 from stylecli.backbone.row_loras import Factors, applied, pairs
 from stylecli.errors import UsageError, WeightsError
-from stylecli.recipe.schema import Device
 from tests import flows, tiny_sdxl
+from tests.conftest import ROOT
 from tests.small import lora, noise, relative
 
 pytest.importorskip("torchao")
@@ -106,10 +107,6 @@ def test_blocks_are_in_fewer_bits_and_what_stands_around_them_is_not(kind: str) 
     whole = WHOLE[type(unet).__name__]
     for path, module in linears.items():
         assert isinstance(module, Int8Linear) == quantizing.is_quantized(path, whole), path
-    if kind == "sdxl":
-        assert all(any(f"{name}." in f"{path}." for path in linears) for name in whole)
-    else:  # names that no layer has would leave something in fewer bits unseen
-        assert [name for name in whole if not any(name in path for path in linears)] == []
 
 
 @pytest.fixture
@@ -220,13 +217,23 @@ def test_a_whole_row_of_numbers_is_within_a_step_of_its_scale() -> None:
 
 @pytest.mark.slow
 def test_compiled_it_is_the_same() -> None:
-    from stylecli.backbone.tuning import tune
+    """In a process of its own: what executes shapes in tests no compiler can follow."""
+    code = """
+from tests.backbone.test_quantizing import answer, opened
+from tests.small import relative
+from stylecli.backbone.tuning import tune
+from stylecli.recipe.schema import Device
 
-    bits = opened("sdxl", "int8")
-    plain, said = answer(bits), []
-    tune(bits, Device(compile="default"), warn=said.append)
-    assert relative(answer(bits), plain) < 1e-5
-    assert said == []
+bits = opened("sdxl", "int8")
+plain, said = answer(bits), []
+tune(bits, Device(compile="default"), warn=said.append)
+assert 0 < relative(answer(bits), plain) < 1e-5, relative(answer(bits), plain)
+assert not said, said
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_four_bits_need_an_nvidia_gpu() -> None:
@@ -268,9 +275,12 @@ def test_damage_is_found_in_fewer_bits_too(part: str, tmp_path: Path) -> None:
 def test_lists_of_what_stays_whole_name_real_layers() -> None:
     """Of the tensors that the published models have, one of each name at least."""
     golden = Path(__file__).parent / "golden"
-    for model, cls in {"z-image": "ZImage", "flux2-klein": "Flux2"}.items():
-        names = [p for p in golden.glob(f"{model}.*") if "transformer" in p.name]
-        assert names, json.dumps(sorted(p.name for p in golden.iterdir()))
-        text = names[0].read_text()
-        whole = WHOLE[f"{cls}{'Transformer2DModel'}"]
-        assert [one for one in whole if f"{one}." not in text] == []
+    for model, cls in {
+        "z-image": "ZImageTransformer2DModel",
+        "flux2-klein": "Flux2Transformer2DModel",
+        "flux1-kontext": "FluxTransformer2DModel",
+        "sdxl": "UNet2DConditionModel",
+    }.items():
+        part = "unet" if model == "sdxl" else "transformer"
+        names = (golden / f"{model}.{part}.txt").read_text()
+        assert [one for one in WHOLE[cls] if f"{one}." not in names] == []

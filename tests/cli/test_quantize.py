@@ -77,14 +77,16 @@ def test_all_that_paint_do_so_on_the_model_that_ships(
 ) -> None:
     mask, lora = tmp_path / "mask.png", tmp_path / "ink.safetensors"
     Image.fromarray(np.pad(np.full((16, 24), 255, np.uint8), 12)).save(mask)
-    few = (INT8, "lora.steps=3", "sampling.size=64", "sampling.steps=3", "inversion.steps=3")
+    few = (INT8, "lora.steps=3", "sampling.size=64", "sampling.steps=3", "inversion.steps=3",
+           "gallery.steps=3", "dfcc.steps=3", "dfcc.min_cells=0", "dfcc.depth=none",
+           "matching.semantics=features")  # fmt: skip
     own = [word for one in few for word in ("--set", one)]
     painting = draw(tmp_path / "ink.png", seed=2)
     commands = {
         lora: ("train-lora", painting),
         tmp_path / "masked.png": ("mask-transfer", photo, "--region", f"{mask}={lora}"),
         tmp_path / "switched.png": ("switch", photo, "--schedule", str(lora)),
-        tmp_path / "gallery.png": ("gallery", photo, "--style", painting, "--steps", 2),
+        tmp_path / "gallery.png": ("gallery", photo, "--refs", painting),
     }
     for out, command in commands.items():
         done = style(*command, "-o", out, *own)
