@@ -18,6 +18,7 @@ import torch
 
 from stylecli.backbone import quantizing, single_file
 from stylecli.backbone.model import Backbone
+from stylecli.backbone.offload import MAIN_MEMORY
 from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.sdxl import SdxlBackbone
 from stylecli.errors import WeightsError
@@ -26,7 +27,6 @@ from stylecli.recipe.strict import Quantize
 # What a UNet says that is told the size of the picture and the words as a whole.
 OF_SDXL = "text_time"
 COPY_AGAIN = "copy or pull the folder again"
-MAIN_MEMORY = torch.device("cpu")
 
 
 def load(

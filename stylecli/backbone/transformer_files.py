@@ -18,7 +18,7 @@ from stylecli.backbone import headers, loading, original_names, single_file
 from stylecli.backbone import transformer_kinds as kinds
 from stylecli.backbone.architectures import ARCHITECTURES
 from stylecli.backbone.headers import Header
-from stylecli.backbone.loading import MAIN_MEMORY
+from stylecli.backbone.offload import MAIN_MEMORY
 from stylecli.backbone.original_names import Family, Place
 from stylecli.backbone.transformer_kinds import FAMILIES, PART
 from stylecli.errors import UsageError, WeightsError

@@ -22,7 +22,7 @@ from stylecli.backbone import (
 )
 from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.editors import opening
-from stylecli.errors import StyleError, UsageError, WeightsError
+from stylecli.errors import StyleError, WeightsError
 from tests import flows, ldm, released
 from tests.backbone.full_size import on_paper
 from tests.released import CLASSES, FLOWS, KINDS, Released
@@ -83,10 +83,8 @@ def test_a_flow_answers_and_draws_as_that_of_its_folder(
     assert torch.allclose(own.decode(latents), other.decode(latents), atol=1e-5)
 
 
-@pytest.mark.mostly_slow
-@pytest.mark.parametrize("quantize", ["none", "fp8"])
 def test_an_editor_answers_as_that_of_its_folder(
-    quantize: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Released("flux1-kontext", tmp_path, monkeypatch)
 
@@ -98,7 +96,6 @@ def test_an_editor_answers_as_that_of_its_folder(
             fingerprint="",
             device=CPU,
             text_length=24,
-            quantize=quantize,
         )
         text = editor.encode_prompt(["make the cat red"])
         return editor.edit(noise(1, 4, 4, 4), text, seeds=[1], steps=2, guidance=2.0)
@@ -237,13 +234,6 @@ def test_what_tensors_cannot_tell_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     assert "FLUX.1-dev" in doubt
     ldm.saved(other, made.tensors, {"modelspec.title": "FLUX.1 Kontext [dev]"})
     assert single_file.identify(other).doubt is None
-
-
-def test_four_bits_are_for_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Released("flux1-kontext", tmp_path, monkeypatch)
-    source = registry.find(str(made.file))
-    with pytest.raises(UsageError, match="nf4 reads diffusers folders"):
-        opening.open(source, made.rest, fingerprint="", device=CPU, quantize="nf4")
 
 
 def full_size(name: str) -> torch.nn.Module:

@@ -212,8 +212,8 @@ def test_a_number_is_a_finite_number(value: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("sampling.size", 16385, "a whole number from 1 to 16384"),
-        ("lora.resolution", 10**9, "a whole number from 1 to 16384"),
+        ("sampling.size", 16385, "a whole number from 16 to 16384"),
+        ("lora.resolution", 10**9, "a whole number from 16 to 16384"),
         ("sampling.steps", 1001, "a whole number from 1 to 1000"),
         ("inversion.steps", 1001, "a whole number from 1 to 1000 or null"),
         ("lora.rank", 1025, "a whole number from 1 to 1024"),
