@@ -12,11 +12,13 @@ from torch import Tensor
 
 from stylecli.artifacts import files, images
 from stylecli.artifacts.sheets import grid
-from stylecli.errors import InputError, OutputDiffersError
+from stylecli.errors import InputError, OutputDiffersError, UsageError
 
 SHEET = "demo.png"
 # Of the sheet's pictures, which are up to 192 px wide and as small as 64.
 HEIGHT_PX = 128
+# What parts regions, prompts and entries of a schedule on a command line.
+SIGNS = frozenset("=@,")
 # Names in the demo's folder, and what they are among the examples that ship.
 PICTURES = {
     "cat.png": "chelsea.png",
@@ -87,7 +89,7 @@ STEPS: Sequence[Step] = (
     Step(
         "switch: one look early, another late",
         "switch {at}/cat.png -o {at}/switched.png --schedule "
-        f"{{at}}/night.safetensors:0-15,{{at}}/brush.safetensors:15-50 {_SMALL}",
+        f"{{at}}/night.safetensors:0%-30%,{{at}}/brush.safetensors:30%- {_SMALL}",
         ("cat.png", "switched.png"),
     ),
     Step(
@@ -117,10 +119,16 @@ def lay_out(folder: Path) -> None:
     """Put the example pictures into the demo's folder; those that are there stay.
 
     Raises:
+        UsageError: The folder's name cannot stand in the demo's lines.
         InputError: The examples are not where they belong.
         OutputDiffersError: There is another picture of that name.
         ItemError: The folder cannot be written.
     """
+    if found := sorted(set(folder.as_posix()) & SIGNS):
+        raise UsageError(
+            f"--output {folder}: {' '.join(found)} means something else in --region and --schedule",
+            fix="choose a plainer name",
+        )
     source = _examples()
     for name, example in PICTURES.items():
         data, target = (source / example).read_bytes(), folder / name

@@ -72,6 +72,16 @@ def test_pictures_of_yours_are_not_written_over(
     assert not typed
 
 
+def test_a_name_that_lines_cannot_carry_is_refused(
+    style: Style, typed: list[list[str]], tmp_path: Path
+) -> None:
+    done = style("demo", "-o", tmp_path / "a=b@c")
+    assert done.status == 2
+    assert "= @ means something else" in done.err
+    assert not (tmp_path / "a=b@c").exists()
+    assert not typed
+
+
 def test_a_line_that_fails_ends_it_and_is_named(
     style: Style, typed: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

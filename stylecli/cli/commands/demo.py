@@ -45,7 +45,8 @@ def demo(
         invoke([*words, *flags])
         if console.counts["failed"]:
             raise ItemError(
-                f"the demo ends at: style {shlex.join(words)}", fix="as the line above says"
+                f"the demo ends at: style {shlex.join(words)}",
+                fix="as said above, or begin anew with another --output",
             )
     target = folder / steps.SHEET
     store.save_image(target, steps.sheet(folder), {"command": "demo"})
