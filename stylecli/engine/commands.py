@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stylecli.artifacts import store
 from stylecli.backbone import lora_layouts, registry
-from stylecli.engine import plan
+from stylecli.engine import plan, suiting
 from stylecli.engine.contents import Inverter, InvertMaker
 from stylecli.engine.context import Reporter
 from stylecli.engine.plan import Input, Wanted
@@ -48,7 +48,7 @@ def invert(
         Wanted([Input.of_content(row.content)], row.output, folder=row.folder) for row in rows
     ]
     session = Session.open(recipe, reporter, allow_download=allow_download, kinds=registry.PAINTING)
-    session.check_steps(recipe)
+    suiting.check_steps(session, recipe)
     timesteps = recipe.sampling.timesteps
     planned = plan.build(
         "invert",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stylecli.artifacts import store
 from stylecli.backbone import registry
-from stylecli.engine import asking, figure_sheet, method, painting, plan, sheets
+from stylecli.engine import asking, figure_sheet, method, painting, plan, sheets, suiting
 from stylecli.engine.by_example import ByExample
 from stylecli.engine.context import Reporter
 from stylecli.engine.grids import Figure
@@ -207,7 +207,7 @@ def prepare(
         kinds=registry.PAINTING if method.learns(recipe.sampling) else registry.UNETS,
     )
     for one in recipes:
-        session.check_steps(one)
+        suiting.check_steps(session, one)
     planned = plan.build(
         command,
         [

@@ -9,9 +9,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from stylecli.backbone import denoisers, hollow, registry, single_file, transformer_files
 from stylecli.backbone.architectures import ARCHITECTURES, in_passing, on_paper
@@ -19,18 +16,13 @@ from stylecli.backbone.denoisers.stable_diffusion import StableDiffusion
 from stylecli.backbone.editors import opening
 from stylecli.backbone.editors.base import Editor
 from stylecli.backbone.editors.unet_edit import UnetEdit
-from stylecli.backbone.layers import self_attention
-from stylecli.backbone.levels import Schedule
-from stylecli.backbone.loading import fingerprint, load, scheduler_config, see_whole
+from stylecli.backbone.loading import fingerprint, load, see_whole
 from stylecli.backbone.model import Backbone, precision
-from stylecli.backbone.schedule import NoiseSchedule
 from stylecli.backbone.tuning import USUAL, tune
 from stylecli.engine import quantized
 from stylecli.engine.context import Reporter, RunContext, resolve
-from stylecli.errors import RecipeError, UsageError, WeightsError
-from stylecli.methods.stylegallery.visits import visits
-from stylecli.recipe.schema import Device, Injection, Recipe
-from stylecli.recipe.strict import AttentionLayers
+from stylecli.errors import UsageError, WeightsError
+from stylecli.recipe.schema import Device, Recipe
 
 STEPS = ("rows", "tiles", "parts", "blocks")
 # Settings that change nothing of how transformers are loaded, and those that do where they paint.
@@ -165,94 +157,6 @@ class Session:
     def precision(self) -> dict[str, str]:
         """As the loaded model's, for keys."""
         return precision(self.context.dtype, self.recipe.backbone.quantize)
-
-    def check_steps(self, recipe: Recipe) -> None:
-        """Find out before the work whether the model has these steps; its config alone is read.
-
-        Raises:
-            RecipeError: More steps than it was trained with, an inversion that passes some by, or
-                layers that it does not have.
-            WeightsError: Its scheduler does what DDIM does not.
-        """
-        schedule = self._schedule()
-        if schedule is None:
-            return
-        sampling = recipe.sampling
-        if self.source.kind in registry.FLOWS and sampling.size != self.recipe.sampling.size:
-            raise RecipeError(
-                f"sampling.size {sampling.size} for some: levels of {self.source.name} depend on "
-                f"it, and are those of {self.recipe.sampling.size} px for the whole run",
-                fix="make pictures of another size in a run of their own",
-            )
-        levels = schedule.levels(sampling.steps, sampling.timesteps)
-        schedule.around(levels, recipe.inversion.steps, sampling.timesteps)
-        if sampling.method == "diffstyler":
-            self._check_injection(recipe.injection)
-        if sampling.method == "attn-distill":
-            schedule.levels(recipe.distill.iterations)
-            self._check_layers(recipe.distill.layers, "distill")
-        elif sampling.method == "styleid":
-            self._check_layers(recipe.styleid.layers, "styleid")
-
-    def check_gallery(self, recipe: Recipe) -> None:
-        """The same for the levels, timesteps and layers of `style gallery`.
-
-        Raises:
-            RecipeError: More levels than it was trained with, nothing to sample from, or a block or
-                layer that it does not have.
-            WeightsError: As `check_steps`.
-        """
-        schedule = self._schedule()
-        if schedule is not None:
-            steps = recipe.dfcc.steps
-            visits(schedule, recipe.gallery, schedule.levels(steps) if steps else None)
-        self._check_layers(recipe.gallery.layers, "gallery")
-        blocks = len(self._unet_config.get("up_block_types", ()))
-        if blocks and recipe.dfcc.block >= blocks:
-            raise RecipeError(
-                f"dfcc.block {recipe.dfcc.block}: this model's decoder has {blocks} blocks",
-                fix=f"--set dfcc.block=N, from 0 to {blocks - 1}",
-            )
-
-    def _check_injection(self, injection: Injection) -> None:
-        """See that what is named one by one is there; of a model without weights."""
-        named = injection.feature_layers, injection.attn_layers, injection.attn_cross
-        is_crossed = self.source.kind in registry.FLOWS and injection.attn_cross != "none"
-        if all(isinstance(one, str) for one in named) and not is_crossed:
-            return
-        hollow.backbone(
-            self.source.kind,
-            self.folder,
-            dtype=self.context.dtype,
-            size_px=self.recipe.sampling.size,
-        ).exchange(injection)
-
-    def _check_layers(self, which: AttentionLayers, section: str) -> None:
-        """See that layers given by their numbers are there; of a UNet without weights."""
-        config = self._unet_config
-        if isinstance(which, str) or not config:
-            return
-        from diffusers import UNet2DConditionModel
-
-        with torch.device("meta"):
-            self_attention(UNet2DConditionModel.from_config(config), which, section=section)
-
-    @cached_property
-    def _unet_config(self) -> dict[str, Any]:
-        """Empty where there is none, of which loading will tell."""
-        file = self.folder / "unet" / "config.json"
-        found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
-        return found
-
-    def _schedule(self) -> Schedule | None:
-        file = self.folder / "scheduler" / "scheduler_config.json"
-        if not file.is_file():
-            return None  # loading says what is missing
-        if self.source.kind in registry.FLOWS:
-            from stylecli.backbone import flow_model
-
-            return flow_model.schedule(self.source, self.folder, self.recipe.sampling.size)
-        return NoiseSchedule.from_config(scheduler_config(self.folder))
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -14,7 +14,7 @@ from typing import Any
 
 from stylecli.artifacts import store
 from stylecli.backbone.schedule import NoiseSchedule
-from stylecli.engine import plan
+from stylecli.engine import plan, suiting
 from stylecli.engine.analysis.asked import DECISIVE, LAYERS, Asked, nearest, numbers
 from stylecli.engine.analysis.cases import Assessor
 from stylecli.engine.analysis.colours import Colourist
@@ -86,7 +86,7 @@ def prepare(
     recipe = recipe.model_copy(update={"device": device})
     wanted = subjects(asked, recipe.sampling.weight, destination.path)
     session = Session.open(recipe, reporter, allow_download=allow_download)
-    session.check_steps(recipe)
+    suiting.check_steps(session, recipe)
     places = _places(session, asked, recipe)
     for level in places.levels:
         reporter.note(f"{level}; the latent is the base model's inversion")

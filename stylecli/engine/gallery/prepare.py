@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stylecli.artifacts import store
-from stylecli.engine import collisions, plan
+from stylecli.engine import collisions, plan, suiting
 from stylecli.engine.context import Reporter
 from stylecli.engine.gallery import naming, pasting, wishes
 from stylecli.engine.gallery.maker import DUMP_SUFFIX, GalleryMaker
@@ -89,7 +89,7 @@ def gallery(
         if row.changes not in known:
             own = _of_row(recipe, row)
             with at(row.place):
-                session.check_gallery(own)
+                suiting.check_gallery(session, own)
                 known[row.changes] = _Asked(own, listed, sight)
         with at(row.place):
             tasks.append(known[row.changes].task(row))
