@@ -54,11 +54,11 @@ class Step:
         return shlex.split(self.line.format(at=shlex.quote(folder.as_posix())))
 
 
-_SMALL = "--set sampling.size=128"
+_SMALL = "--set sampling.size=128 --steps 20"
 STEPS: Sequence[Step] = (
     Step(
         "",
-        "train-lora {at}/brush.png -o {at}/brush.safetensors --steps 100 --set lora.crop_px=64",
+        "train-lora {at}/brush.png -o {at}/brush.safetensors --steps 60 --set lora.crop_px=64",
     ),
     Step(
         "transfer: the look of one picture",
@@ -94,7 +94,8 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "gallery: regions find their like, nothing is learned",
-        f"gallery {{at}}/scene.png --refs {{at}}/places -o {{at}}/gallery.png {_SMALL}",
+        f"gallery {{at}}/scene.png --refs {{at}}/places -o {{at}}/gallery.png "
+        "--set sampling.size=128 --set gallery.steps=40",
         ("scene.png", "places/meadow.png", "places/sunset.png", "gallery.png"),
     ),
     Step(
@@ -109,7 +110,7 @@ STEPS: Sequence[Step] = (
     Step(
         "transfer --method styleid, attn-distill",
         "transfer {at}/cat.png --style {at}/ink.png --method attn-distill -o {at}/distilled.png "
-        + _SMALL,
+        "--set sampling.size=128 --set distill.iterations=45",
         ("cat.png", "ink.png", "styleid.png", "distilled.png"),
     ),
 )

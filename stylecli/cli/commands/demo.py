@@ -27,7 +27,7 @@ def demo(
         ),
     ] = Path("style-demo"),
 ) -> None:
-    """Try every method on the model that ships, in about a minute. Run it again to resume.
+    """Try every method on the model that ships, in a minute or two. Run it again to resume.
 
     Each line is shown as you would type it, and demo.png has all results on one page.
     """
