@@ -94,7 +94,7 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "gallery: regions find their like, nothing is learned",
-        f"gallery {{at}}/scene.png --refs {{at}}/places -o {{at}}/gallery.png "
+        "gallery {at}/scene.png --refs {at}/places -o {at}/gallery.png "
         "--set sampling.size=128 --set gallery.steps=40",
         ("scene.png", "places/meadow.png", "places/sunset.png", "gallery.png"),
     ),
