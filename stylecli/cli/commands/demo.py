@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from stylecli.cli.console import console
-from stylecli.cli.options import OUTPUT, examples, given_path
+from stylecli.cli.options import FolderOpt, examples
 from stylecli.errors import ItemError
 
 
 @examples("style demo", "style demo -o first-look/ -q")
-def demo(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            parser=given_path,
-            help="Pictures, LoRAs and the sheet.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = Path("style-demo"),
-) -> None:
+def demo(output: FolderOpt = Path("style-demo")) -> None:
     """Try every method on the model that ships, in a minute or two. Run it again to resume.
 
     Each line is shown as you would type it, and demo.png has all results on one page.

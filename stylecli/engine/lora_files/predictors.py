@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stylecli.artifacts import files, store
-from stylecli.backbone import lora, lora_algebra, lora_layouts, registry
+from stylecli.backbone import headers, lora, lora_algebra, lora_layouts, registry
 from stylecli.backbone.configs import CONFIGS
 from stylecli.backbone.denoisers import layer_sets, layers_in, layers_of
 from stylecli.backbone.linears import Layer
@@ -72,26 +71,6 @@ class Golden:
         return cls(pictures, lora_layouts.of(path, tensors, header))
 
 
-def sizes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Shapes of all tensors, and the header; no tensor is read.
-
-    Raises:
-        WeightsError: Missing, not safetensors, or damaged.
-    """
-    if path.suffix != ".safetensors":
-        raise WeightsError(
-            f"{path} is not a .safetensors file; pickles can run code and are refused",
-            fix="convert it where you trust it",
-        )
-    try:
-        with safe_open(path, framework="pt") as stream:
-            found = {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
-            return found, dict(stream.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path} cannot be read: {reason}", fix="copy the file again") from error
-
-
 def refuse_predictor(path: Path, *, among: Collection[foreign.Kind] = PREDICTORS) -> None:
     """See that a file to be converted without a map, or to be used, is no such predictor.
 
@@ -101,10 +80,10 @@ def refuse_predictor(path: Path, *, among: Collection[foreign.Kind] = PREDICTORS
     """
     if path.is_dir() or not path.is_file():
         return  # a PEFT folder, or nothing: reading says what is wrong
-    shapes, header = sizes(path)
-    kind = foreign.kind_of(shapes, header)
+    header = headers.read(path)
+    kind = foreign.kind_of(header.shapes, header.metadata)
     if kind in among:
-        raise _refusal(path, shapes, kind)
+        raise _refusal(path, header.shapes, kind)
 
 
 def convert_predictor(
@@ -122,8 +101,9 @@ def convert_predictor(
         RecipeError: The map is none.
         ForeignPredictorError: File and map do not make a predictor.
     """
-    shapes, header = sizes(source)
-    kind = foreign.kind_of(shapes, header)
+    header = headers.read(source)
+    shapes = header.shapes
+    kind = foreign.kind_of(shapes, header.metadata)
     if kind in ("ours", "lora"):
         raise _refusal(source, shapes, kind)
     map_ = read_map(map_file)

@@ -12,12 +12,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
+from stylecli.backbone import headers
 from stylecli.backbone.denoisers import layers_in
 from stylecli.backbone.linears import Layer, natural
 from stylecli.backbone.registry import find
 from stylecli.engine.i2l import encoders, predictors
 from stylecli.engine.i2l.forward import Forward
-from stylecli.engine.lora_files.predictors import sizes
 from stylecli.errors import ForeignPredictorError, RecipeError, WeightsError
 from stylecli.methods.i2l import files, foreign, mapping
 from stylecli.methods.i2l.files import Config
@@ -273,13 +273,15 @@ def test_names_tell_what_a_file_is(names: list[str], header: dict[str, str], kin
 def test_a_header_is_all_that_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"emb2lora.a": torch.zeros(2, 3)}, path, metadata={"a": "b"})
-    assert sizes(path) == ({"emb2lora.a": (2, 3)}, {"a": "b"})
+    assert headers.read(path) == headers.Header(
+        {"emb2lora.a": (2, 3)}, {"emb2lora.a": "F32"}, {"a": "b"}
+    )
     (tmp_path / "x.ckpt").write_bytes(b"")
     with pytest.raises(WeightsError, match="pickles can run code"):
-        sizes(tmp_path / "x.ckpt")
+        headers.read(tmp_path / "x.ckpt")
     path.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):
-        sizes(path)
+        headers.read(path)
 
 
 # From file to file.
